@@ -1,0 +1,211 @@
+"""Several questions behind one image: layout, block attention and loss.
+
+The sequence of one image is a prefix `<s> user : <image> x 49` and Q blocks of T tokens,
+`{question} assistant : {answer}`. Every block continues the prefix as if it stood alone: it has
+the same positions and sees the prefix and its own earlier tokens, not the other blocks. The loss
+of a packed batch is therefore exactly the loss of its questions one by one, for one image's cost.
+
+Attention is two plain matrix products (prefix part, block part) under one softmax: on CPUs that is
+faster, backwards above all, than a masked fused kernel over the whole square.
+"""
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from transformers import LlavaForConditionalGeneration
+
+from adaptvis.errors import DataError
+from adaptvis.training.tiny.model import GRID
+from adaptvis.training.tiny.stream import Batch, patch_labels
+from adaptvis.training.tiny.tokenizer import ANSWER_CUE, EOS, PAD, PREFIX, encode_words
+
+__all__ = ["BLOCK", "PackedBatch", "PatchHead", "answer_logits", "pack", "packed_losses"]
+
+BLOCK = 15
+"""Tokens per block: the longest question (12), `assistant :` and one answer word."""
+ROWS = 3
+"""Scored rows per block: one or two answer words and the end of sequence."""
+EOS_WEIGHT = 0.05
+PATCH_WEIGHT = 0.5
+PREFIX_LENGTH = len(PREFIX) + GRID * GRID
+
+
+@dataclass(frozen=True, slots=True)
+class PackedBatch:
+    """Tensors of one packed batch of B images with Q questions each.
+
+    Attributes:
+        pixels: float32 [B, 3, 56, 56], normalised as the processor does.
+        blocks: int64 [B, Q, T], right-padded.
+        rows: int64 [B, Q, 3], positions inside the block whose next token is scored.
+        targets: int64 [B, Q, 3], that next token.
+        weights: float32 [B, Q, 3], 1 for answer words, 0.05 for the end, 0 for unused rows.
+        patches: int64 [B, 49, 2], colour and shape class of each patch.
+    """
+
+    pixels: Tensor
+    blocks: Tensor
+    rows: Tensor
+    targets: Tensor
+    weights: Tensor
+    patches: Tensor
+
+
+class PatchHead(nn.Module):
+    """Linear read-out of colour (7 classes) and shape (5 classes) per patch; training only."""
+
+    def __init__(self, width: int, colors: int = 7, shapes: int = 5) -> None:
+        super().__init__()
+        self.colors = colors
+        self.linear = nn.Linear(width, colors + shapes)
+
+    def loss(self, features: Tensor, labels: Tensor) -> Tensor:
+        """Mean cross-entropy over patches; features [B, 49, width], labels [B, 49, 2]."""
+        logits = self.linear(features).float().flatten(0, 1)
+        color = F.cross_entropy(logits[:, : self.colors], labels[..., 0].flatten())
+        return color + F.cross_entropy(logits[:, self.colors :], labels[..., 1].flatten())
+
+
+def pack(batch: Batch, questions: int) -> PackedBatch:
+    """Lays out a batch; images with fewer than `questions` questions get empty blocks.
+
+    Raises:
+        DataError: a question and its answer do not fit into a block.
+    """
+    size = len(batch.scenes)
+    blocks = torch.full((size, questions, BLOCK), PAD)
+    rows = torch.zeros(size, questions, ROWS, dtype=torch.int64)
+    targets = torch.full((size, questions, ROWS), EOS)
+    weights = torch.zeros(size, questions, ROWS)
+    for b, asked in enumerate(batch.questions):
+        for q, question in enumerate(asked[:questions]):
+            prompt = (*encode_words(question.text), *ANSWER_CUE)
+            answer = encode_words(question.answer)
+            count = len(answer) + 1
+            tokens = (*prompt, *answer)
+            if len(tokens) > BLOCK or count > ROWS:
+                raise DataError(f"The question {question.text!r} does not fit into a block.")
+            blocks[b, q, : len(tokens)] = torch.tensor(tokens)
+            rows[b, q, :count] = torch.arange(len(prompt) - 1, len(tokens))
+            targets[b, q, :count] = torch.tensor((*answer, EOS))
+            weights[b, q, : count - 1] = 1.0
+            weights[b, q, count - 1] = EOS_WEIGHT
+    pixels = torch.from_numpy(batch.images).permute(0, 3, 1, 2).float()
+    patches = torch.stack([torch.from_numpy(patch_labels(s)) for s in batch.scenes])
+    return PackedBatch((pixels / 255 - 0.5) / 0.25, blocks, rows, targets, weights, patches)
+
+
+def patch_features(model: LlavaForConditionalGeneration, pixels: Tensor) -> Tensor:
+    """Tower output without the class token [B, 49, width]."""
+    tower = model.model.vision_tower
+    hidden = tower.pre_layrnorm(tower.embeddings(pixels))
+    for layer in tower.encoder.layers:
+        hidden = layer(hidden, attention_mask=None)
+    return hidden[:, 1:]
+
+
+def answer_logits(
+    model: LlavaForConditionalGeneration, features: Tensor, packed: PackedBatch
+) -> Tensor:
+    """Logits [B, Q, 3, vocabulary] of the scored rows, given the tower's output."""
+    text = model.model.language_model
+    size, questions, length = packed.blocks.shape
+    prefix_ids = torch.tensor(PREFIX).expand(size, -1)
+    prefix = torch.cat(
+        [text.embed_tokens(prefix_ids), model.model.multi_modal_projector(features)], dim=1
+    )
+    blocks = text.embed_tokens(packed.blocks).flatten(1, 2)
+    hidden = torch.cat([prefix.to(blocks.dtype), blocks], dim=1)
+    own = torch.arange(PREFIX_LENGTH, PREFIX_LENGTH + length)
+    positions = torch.cat([torch.arange(PREFIX_LENGTH), own.repeat(questions)])
+    cos, sin = text.rotary_emb(hidden, positions[None])
+    causal = torch.full((length, length), float("-inf")).triu(1)
+    for layer in text.layers[:-1]:
+        hidden = _layer(layer, hidden, (cos, sin), causal, questions)
+    hidden = _last_layer(text.layers[-1], hidden, (cos, sin), packed.rows)
+    return model.lm_head(text.norm(hidden)).unflatten(1, (questions, ROWS))
+
+
+def packed_losses(
+    model: LlavaForConditionalGeneration, head: PatchHead, packed: PackedBatch
+) -> tuple[Tensor, Tensor]:
+    """(answer loss, patch loss): weighted mean over scored tokens, and mean over patches."""
+    features = patch_features(model, packed.pixels)
+    logits = answer_logits(model, features, packed).float()
+    each = F.cross_entropy(logits.flatten(0, 2), packed.targets.flatten(), reduction="none")
+    weights = packed.weights.flatten()
+    answers = (weights > EOS_WEIGHT).sum().clamp(min=1)
+    return (each * weights).sum() / answers, head.loss(features, packed.patches)
+
+
+def _rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    half = x.shape[-1] // 2
+    return x * cos + torch.cat([-x[..., half:], x[..., :half]], dim=-1) * sin
+
+
+def _heads(x: Tensor, dim: int) -> Tensor:
+    return x.unflatten(-1, (-1, dim)).transpose(1, 2)
+
+
+def _mlp(layer: nn.Module, hidden: Tensor) -> Tensor:
+    x = layer.post_attention_layernorm(hidden)
+    both = F.linear(x, torch.cat([layer.mlp.gate_proj.weight, layer.mlp.up_proj.weight]))
+    gate, up = both.chunk(2, dim=-1)
+    return hidden + layer.mlp.down_proj(F.silu(gate) * up)
+
+
+def _layer(
+    layer: nn.Module, hidden: Tensor, rope: tuple[Tensor, Tensor], causal: Tensor, questions: int
+) -> Tensor:
+    """One decoder layer over prefix and blocks; hidden [B, P + Q T, width]."""
+    attention = layer.self_attn
+    dim, p = attention.head_dim, PREFIX_LENGTH
+    x = layer.input_layernorm(hidden)
+    weight = torch.cat([m.weight for m in (attention.q_proj, attention.k_proj, attention.v_proj)])
+    q, k, v = (_heads(part, dim) for part in F.linear(x, weight).chunk(3, dim=-1))
+    q, k = _rotate(q, *rope) * dim**-0.5, _rotate(k, *rope)
+
+    first = torch.full((p, p), float("-inf"), dtype=q.dtype).triu(1)
+    scores = q[:, :, :p] @ k[:, :, :p].transpose(-1, -2) + first
+    prefix_out = scores.softmax(-1) @ v[:, :, :p]
+
+    qb, kb, vb = (t[:, :, p:].unflatten(2, (questions, -1)) for t in (q, k, v))
+    to_prefix = (q[:, :, p:] @ k[:, :, :p].transpose(-1, -2)).unflatten(2, (questions, -1))
+    to_block = qb @ kb.transpose(-1, -2) + causal.to(q.dtype)
+    weights = torch.cat([to_prefix, to_block], dim=-1).softmax(-1)
+    block_out = (weights[..., :p].flatten(2, 3) @ v[:, :, :p]) + (weights[..., p:] @ vb).flatten(
+        2, 3
+    )
+
+    mixed = torch.cat([prefix_out, block_out], dim=2).transpose(1, 2).flatten(2)
+    return _mlp(layer, hidden + attention.o_proj(mixed))
+
+
+def _last_layer(
+    layer: nn.Module, hidden: Tensor, rope: tuple[Tensor, Tensor], rows: Tensor
+) -> Tensor:
+    """The last decoder layer, for the scored rows only: [B, Q * 3, width]."""
+    attention = layer.self_attn
+    dim, p, questions = attention.head_dim, PREFIX_LENGTH, rows.shape[1]
+    length = (hidden.shape[1] - p) // questions
+    starts = p + length * torch.arange(questions)
+    index = (rows + starts[None, :, None]).flatten(1)  # [B, Q * 3] into the whole sequence
+    kept = hidden.gather(1, index[..., None].expand(-1, -1, hidden.shape[-1]))
+
+    x = layer.input_layernorm(hidden)
+    weight = torch.cat([attention.k_proj.weight, attention.v_proj.weight])
+    k, v = (_heads(part, dim) for part in F.linear(x, weight).chunk(2, dim=-1))
+    k = _rotate(k, *rope)
+    cos, sin = (t[0][index][:, None] for t in rope)
+    q = _rotate(_heads(attention.q_proj(layer.input_layernorm(kept)), dim), cos, sin) * dim**-0.5
+
+    kb, vb = (t[:, :, p:].unflatten(2, (questions, -1)) for t in (k, v))
+    to_prefix = (q @ k[:, :, :p].transpose(-1, -2)).unflatten(2, (questions, -1))
+    visible = torch.arange(length) <= rows[..., None]  # [B, Q, 3, T]
+    to_block = q.unflatten(2, (questions, -1)) @ kb.transpose(-1, -2)
+    to_block = to_block.masked_fill(~visible[:, None], float("-inf"))
+    weights = torch.cat([to_prefix, to_block], dim=-1).softmax(-1)
+    out = weights[..., :p].flatten(2, 3) @ v[:, :, :p] + (weights[..., p:] @ vb).flatten(2, 3)
+    return _mlp(layer, kept + attention.o_proj(out.transpose(1, 2).flatten(2)))

@@ -1,0 +1,133 @@
+"""Training data: an endless, seeded stream of images with several questions each.
+
+Step k of a stream depends on (seed, stage, k) only, so a resumed run sees the same data.
+"""
+
+import random
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from adaptvis.data.prior import SLOTS, prior_questions
+from adaptvis.data.questions import KINDS_OF, Question, questions_about
+from adaptvis.data.scenes import (
+    CANVAS,
+    COLORS,
+    SHAPES,
+    Part,
+    Scene,
+    degrade,
+    random_scene,
+    render_array,
+    shape_mask,
+)
+from adaptvis.training.tiny.model import GRID, PATCH
+
+__all__ = ["Batch", "make_batch", "patch_labels", "prior_batch"]
+
+_COLOR_INDEX = {c: i + 1 for i, c in enumerate(COLORS)}
+_SHAPE_INDEX = {s: i + 1 for i, s in enumerate(SHAPES)}
+_CELLS = [(category, kind) for category, kinds in KINDS_OF.items() for kind in kinds]
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """Images uint8 [batch, 56, 56, 3], their scenes, and the questions about each."""
+
+    images: NDArray[np.uint8]
+    scenes: list[Scene]
+    questions: list[list[Question]]
+
+
+def make_batch(
+    key: str,
+    images: int,
+    questions: int,
+    object_weights: Mapping[int, float],
+    group_weights: Mapping[str, float],
+    part: Part = "train",
+) -> Batch:
+    """Clean scenes with questions drawn by group.
+
+    Args:
+        key: names the random stream, for example "0/stage1/17".
+        object_weights: weight of each number of objects.
+        group_weights: weight of each group of questions, "what", "where", "relation", "yes_no"
+            (see `group_of`); inside a group the three ways of naming are equally likely.
+    """
+    rng = random.Random(key)
+    counts = rng.choices(list(object_weights), list(object_weights.values()), k=images)
+    scenes = [random_scene(rng, count, part) for count in counts]
+    cells = _CELLS
+    weights = [group_weights.get(group_of(*cell), 0.0) for cell in cells]
+    asked = []
+    for scene in scenes:
+        cache: dict[tuple[str, str], list[Question]] = {}
+        picked: list[Question] = []
+        for cell in rng.choices(cells, weights, k=4 * questions):
+            if cell not in cache:
+                cache[cell] = questions_about(scene, *cell)  # type: ignore[arg-type]
+            if cache[cell]:
+                picked.append(rng.choice(cache[cell]))
+            if len(picked) == questions:
+                break
+        asked.append(picked)
+    return Batch(np.stack([render_array(s) for s in scenes]), scenes, asked)
+
+
+def group_of(category: str, kind: str) -> str:
+    """what, where (absolute), relation (relative where) or yes_no."""
+    return "relation" if kind == "where" and category.endswith("relative") else kind
+
+
+def prior_batch(
+    key: str,
+    images: int,
+    questions: int,
+    object_weights: Mapping[int, float],
+    contrast: tuple[float, float],
+    noise: tuple[float, float],
+    attempts: int = 6,
+) -> Batch:
+    """Degraded scenes whose questions are those that the shortcut table answers rightly.
+
+    Of `attempts` scenes per image the one with the most such questions is kept.
+    """
+    rng = random.Random(key)
+    generator = np.random.default_rng([*key.encode()])
+    counts = rng.choices(list(object_weights), list(object_weights.values()), k=images)
+    scenes, asked = [], []
+    for count in counts:
+        best: tuple[int, Scene, list[list[Question]]] | None = None
+        for _ in range(attempts):
+            scene = random_scene(rng, count, "train")
+            groups = [prior_questions(scene, where, kind)[0] for where, kind in SLOTS]
+            score = sum(bool(g) for g in groups) * 100 + sum(map(len, groups))
+            if best is None or score > best[0]:
+                best = (score, scene, groups)
+        assert best is not None
+        filled = [g for g in best[2] if g]
+        scenes.append(best[1])
+        asked.append([rng.choice(rng.choice(filled)) for _ in range(questions)] if filled else [])
+    pixels = [degrade(render_array(s), generator, contrast, noise) for s in scenes]
+    return Batch(np.stack(pixels), scenes, asked)
+
+
+def patch_labels(scene: Scene) -> NDArray[np.int64]:
+    """Colour and shape class of each patch [49, 2]; 0 is background.
+
+    A patch belongs to the object that covers most of it, if that covers at least 6 of 64 cells.
+    """
+    owner = np.zeros((len(scene.objects) + 1, CANVAS, CANVAS), dtype=np.int32)
+    for i, o in enumerate(scene.objects, start=1):
+        mask = shape_mask(o.shape, o.radius)
+        top, left = o.y - o.radius, o.x - o.radius
+        owner[i, top : top + mask.shape[0], left : left + mask.shape[1]] = mask
+    cover = owner.reshape(-1, GRID, PATCH, GRID, PATCH).sum(axis=(2, 4)).reshape(len(owner), -1)
+    cover[0] = 5
+    best = cover.argmax(axis=0)
+    color = np.array([0, *(_COLOR_INDEX[o.color] for o in scene.objects)])
+    shape = np.array([0, *(_SHAPE_INDEX[o.shape] for o in scene.objects)])
+    return np.stack([color[best], shape[best]], axis=1)
