@@ -1,0 +1,300 @@
+"""Steering configurations: frozen pydantic models, discriminated by ``method``.
+
+The semantics are those of *Why Is Spatial Reasoning Hard for VLMs?* (AdaptVis, ICML 2025) and
+*Beyond Semantics* (section 5.2): see each class. Configurations are values: hashable, comparable,
+and the same after a round trip through JSON or YAML.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
+
+from adaptvis.errors import ConfigError, unknown_name
+
+__all__ = [
+    "AdaptVis",
+    "AttentionSteering",
+    "NormRescale",
+    "Region",
+    "Rows",
+    "ScalingVis",
+    "SteeringConfig",
+    "load_config",
+    "parse_config",
+    "parse_indices",
+]
+
+Rows = Literal["last_prompt_token", "generated", "text_after_image"]
+
+
+class _Value(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", ser_json_inf_nan="constants")
+
+    def __init__(self, /, **data: Any) -> None:
+        try:
+            super().__init__(**data)
+        except ValidationError as error:
+            raise ConfigError(_sentence(type(self).__name__, error)) from None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values only, without the fields left at ``None``."""
+        return self.model_dump(mode="json", exclude_none=True)
+
+    def to_json(self) -> str:
+        """One line of JSON that :func:`parse_config` reads back."""
+        return json.dumps(self.to_dict())
+
+    def to_yaml(self) -> str:
+        """YAML that :func:`load_config` reads back."""
+        return yaml.safe_dump(self.to_dict(), sort_keys=False)
+
+
+def parse_indices(value: Any) -> Any:
+    """Accept ``"0-3,7"`` wherever a sequence of indices is expected."""
+    if not isinstance(value, str):
+        return value
+    indices: list[int] = []
+    for part in value.split(","):
+        first, dash, last = part.strip().partition("-")
+        if not first.isdigit() or (dash and not last.isdigit()):
+            raise ValueError(f"{value!r} is not a list of indices such as '0-3,7'")
+        stop = int(last) if dash else int(first)
+        if stop < int(first):
+            raise ValueError(f"range {part.strip()!r} runs backwards")
+        indices.extend(range(int(first), stop + 1))
+    return tuple(indices)
+
+
+def _indices_in_order(value: tuple[int, ...] | None) -> tuple[int, ...] | None:
+    if value is None:
+        return None
+    if not value:
+        raise ValueError("an empty selection would steer nothing; leave it out to select all")
+    if min(value) < 0:
+        raise ValueError(f"indices count from 0, got {min(value)}")
+    return tuple(sorted(set(value)))
+
+
+Indices = Annotated[tuple[int, ...], BeforeValidator(parse_indices)]
+
+
+class Region(_Value):
+    """A box in the pixels of one original image: only the image tokens under it are steered.
+
+    ``box`` is (left, top, right, bottom) in pixels with the origin at the top left, right and
+    bottom exclusive. ``image_size`` is (width, height) of the image as given to the processor;
+    ``image`` counts the images of one prompt from 0.
+    """
+
+    box: tuple[float, float, float, float]
+    image_size: tuple[int, int]
+    image: int = Field(default=0, ge=0)
+
+    @model_validator(mode="after")
+    def _box_inside_image(self) -> Region:
+        left, top, right, bottom = self.box
+        width, height = self.image_size
+        if not all(math.isfinite(edge) for edge in self.box):
+            raise ValueError(f"box {self.box} has an edge that is not a finite number")
+        if left >= right or top >= bottom:
+            raise ValueError(f"box {self.box} is empty: left < right and top < bottom are needed")
+        if left < 0 or top < 0 or right > width or bottom > height:
+            raise ValueError(
+                f"box {self.box} reaches outside the image of {width} x {height} pixels"
+            )
+        return self
+
+
+class AttentionSteering(_Value):
+    """What ScalingVis and AdaptVis share: *where* the coefficient is applied.
+
+    layers: decoder layers, counted from 0; default all. Also accepts ``"1-3,7"``.
+    heads: query heads, the same in every steered layer; default all.
+    rows: which query rows are steered. ``"last_prompt_token"`` as published, in the prefill only;
+        ``"generated"`` that row and every decode step; ``"text_after_image"`` every prompt row
+        after the first image that is not itself an image token.
+    images: which images of a prompt, counted from 0; default all.
+    regions: pixel boxes; only the image tokens under them are steered. Excludes ``images``.
+    """
+
+    layers: Indices | None = None
+    heads: Indices | None = None
+    rows: Rows = "last_prompt_token"
+    images: Indices | None = None
+    regions: tuple[Region, ...] | None = None
+
+    _ordered = field_validator("layers", "heads", "images")(_indices_in_order)
+
+    @model_validator(mode="after")
+    def _one_selection_of_image_tokens(self) -> AttentionSteering:
+        if self.regions is not None and not self.regions:
+            raise ValueError("regions is empty; leave it out to steer every image token")
+        if self.regions is not None and self.images is not None:
+            raise ValueError("give either images or regions (a region names its image), not both")
+        return self
+
+
+def _coefficient(value: float) -> float:
+    if not math.isfinite(value) or value < 0:
+        raise ValueError(f"a coefficient must be a finite number above 0, got {value}")
+    return value
+
+
+class ScalingVis(AttentionSteering):
+    """Multiply the raw attention logits from the steered rows to the image tokens by ``alpha``.
+
+    ``s_ij <- alpha * s_ij`` before mask and softmax (AdaptVis paper, section 4). The coefficient
+    acts on *raw* logits: alpha > 1 sharpens attention within the image, alpha < 1 flattens it, and
+    where logits are negative alpha > 1 *lowers* the image's share. alpha is 1 / temperature.
+    alpha = 0 flattens completely: every image token counts alike.
+    """
+
+    method: Literal["scalingvis"] = "scalingvis"
+    alpha: float
+
+    _finite = field_validator("alpha")(_coefficient)
+
+
+class AdaptVis(AttentionSteering):
+    """Pick the coefficient per prompt from the model's own confidence (AdaptVis paper, section 5).
+
+    ``confidence`` is the largest softmax probability of the first generated token with alpha = 1,
+    from raw logits. ``alpha = alpha_low if confidence < threshold else alpha_high``. The defaults
+    are the published ones for LLaVA-1.5 on Controlled_A. alpha_low > alpha_high is allowed: some
+    models gain by sharpening when unsure.
+    """
+
+    method: Literal["adaptvis"] = "adaptvis"
+    alpha_low: float = 0.5
+    alpha_high: float = 1.5
+    threshold: float = 0.4
+
+    @field_validator("alpha_low", "alpha_high")
+    @classmethod
+    def _finite(cls, value: float) -> float:
+        if _coefficient(value) == 0:
+            raise ValueError("a coefficient must be above 0; only ScalingVis(alpha=0) is defined")
+        return value
+
+    @field_validator("threshold")
+    @classmethod
+    def _probability(cls, value: float) -> float:
+        if not 0 <= value <= 1:
+            raise ValueError(f"threshold is a probability between 0 and 1, got {value}")
+        return value
+
+
+class NormRescale(_Value):
+    """Rescale each image token's embedding after the projector, at inference time.
+
+    Per token ``h`` (after Beyond Semantics, section 5.2, without training):
+    ``h <- h * target / |h|_2``, then ``h <- h * min(1, clip / |h|_2)``. ``"text"`` measures the
+    language model's own embedding table: its mean L2 norm for ``target``, its maximum for
+    ``clip``. ``target=None`` leaves norms alone and only clips outliers.
+    """
+
+    method: Literal["norm_rescale"] = "norm_rescale"
+    target: Literal["text"] | float | None = "text"
+    clip: Literal["text"] | float | None = None
+
+    @field_validator("target", "clip")
+    @classmethod
+    def _positive(cls, value: str | float | None) -> str | float | None:
+        if isinstance(value, float) and not (math.isfinite(value) and value > 0):
+            raise ValueError(f"a norm must be a finite number above 0 or 'text', got {value}")
+        return value
+
+    @model_validator(mode="after")
+    def _does_something(self) -> NormRescale:
+        if self.target is None and self.clip is None:
+            raise ValueError("target and clip are both None, so nothing would be rescaled")
+        return self
+
+    # None is a meaning here, not an absence.
+    def to_dict(self) -> dict[str, Any]:
+        return self.model_dump(mode="json")
+
+
+SteeringConfig = ScalingVis | AdaptVis | NormRescale
+
+_METHODS: dict[str, type[ScalingVis] | type[AdaptVis] | type[NormRescale]] = {
+    "scalingvis": ScalingVis,
+    "adaptvis": AdaptVis,
+    "norm_rescale": NormRescale,
+}
+
+
+def parse_config(value: Mapping[str, Any] | str | SteeringConfig) -> SteeringConfig:
+    """Build a configuration from a mapping or a JSON string with a ``method`` key.
+
+    Raises:
+        ConfigError: no or unknown method, unknown field, or a value out of range.
+    """
+    if isinstance(value, ScalingVis | AdaptVis | NormRescale):
+        return value
+    if isinstance(value, str):
+        try:
+            value = json.loads(value)
+        except json.JSONDecodeError as error:
+            raise ConfigError(f"The steering configuration is not valid JSON: {error}") from None
+    if not isinstance(value, Mapping):
+        raise ConfigError(
+            "A steering configuration must be a mapping such as "
+            f'{{"method": "scalingvis", "alpha": 1.2}}, got {type(value).__name__}'
+        )
+    fields = dict(value)
+    method = fields.pop("method", None)
+    if not isinstance(method, str):
+        raise ConfigError(f"A steering configuration needs a 'method': {', '.join(_METHODS)}")
+    if method not in _METHODS:
+        raise ConfigError(unknown_name("steering method", method, _METHODS))
+    return _METHODS[method](**fields)
+
+
+def load_config(path: str | Path) -> SteeringConfig:
+    """Read one configuration from a ``.json``, ``.yaml`` or ``.yml`` file.
+
+    Raises:
+        ConfigError: the file cannot be read, parsed or validated.
+    """
+    path = Path(path)
+    try:
+        text = path.read_text(encoding="utf-8")
+        value = json.loads(text) if path.suffix == ".json" else yaml.safe_load(text)
+    except OSError as error:
+        raise ConfigError(f"Cannot read the configuration {path}: {error.strerror}") from None
+    except (yaml.YAMLError, json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path} is not valid JSON or YAML: {error}") from None
+    return parse_config(value)
+
+
+def _sentence(name: str, error: ValidationError) -> str:
+    parts = []
+    for item in error.errors(include_url=False):
+        field = ".".join(str(step) for step in item["loc"] if not str(step).startswith("literal["))
+        message = item["msg"].removeprefix("Value error, ")
+        if item["type"] == "extra_forbidden":
+            message = "is not a parameter of this method"
+        elif item["type"] == "missing":
+            message = "is required"
+        elif not item["msg"].startswith("Value error"):
+            message = f"{message}, got {item['input']!r}"
+        parts.append(f"{field}: {message}" if field else message)
+    return f"{name}: {'; '.join(parts)}"
+
+

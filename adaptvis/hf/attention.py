@@ -1,0 +1,181 @@
+"""The attention function of the steered pass, registered with transformers as ``adaptvis``.
+
+Only the steered pass runs under this name; every other pass keeps the model's own attention, so
+that it is bit-identical to the untouched model. Rows before the first steered one go through
+scaled dot-product attention.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import AttentionInterface, AttentionMaskInterface
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
+from transformers.masking_utils import sdpa_mask
+
+from adaptvis.errors import UnsupportedError
+from adaptvis.steering.attention import steered_attention
+
+__all__ = ["IMPLEMENTATION", "SteeredPass", "dense_mask", "steered_pass"]
+
+IMPLEMENTATION = "adaptvis"
+
+
+@dataclass(frozen=True)
+class SteeredPass:
+    """What the attention of one steered forward pass needs to know.
+
+    columns: bool [B, N], the steered image tokens among all N tokens seen so far.
+    row_alpha: float32 [B, R], the coefficient of each query row of this pass.
+    first_row: rows before it are not steered in any prompt.
+    layers: steered decoder layers; None is all. heads: steered query heads; None is all.
+    """
+
+    columns: Tensor
+    row_alpha: Tensor
+    first_row: int
+    layers: frozenset[int] | None = None
+    heads: Sequence[int] | None = None
+
+    def __contains__(self, layer: int) -> bool:
+        return self.layers is None or layer in self.layers
+
+    def head_mask(self, num_heads: int, device: torch.device) -> Tensor | None:
+        """Bool [H], or None for all heads."""
+        if self.heads is None:
+            return None
+        mask = torch.zeros(num_heads, dtype=torch.bool, device=device)
+        mask[list(self.heads)] = True
+        return mask
+
+
+_active: ContextVar[SteeredPass | None] = ContextVar("adaptvis_steered_pass", default=None)
+
+
+@contextmanager
+def steered_pass(configs: Sequence[Any], steering: SteeredPass) -> Iterator[None]:
+    """Run the decoder whose attention reads ``configs`` under steered attention."""
+    previous = [config._attn_implementation for config in configs]
+    token = _active.set(steering)
+    with ExitStack() as stack:
+        # One short pass: compiling it would cost more than it runs.
+        if torch.compiler.is_compiling() is False:
+            stack.enter_context(torch.compiler.set_stance("force_eager"))
+        try:
+            for config in configs:
+                config._attn_implementation = IMPLEMENTATION
+            yield
+        finally:
+            for config, name in zip(configs, previous, strict=True):
+                config._attn_implementation = name
+            _active.reset(token)
+
+
+def dense_mask(mask: Any) -> Any:
+    """A mask that can be sliced: flex attention's block masks become bool [B, H, Q, K]."""
+    if isinstance(mask, dict):
+        return {name: dense_mask(value) for name, value in mask.items()}
+    if mask is None or isinstance(mask, Tensor):
+        return mask
+    from torch.nn.attention.flex_attention import BlockMask, create_mask
+
+    if not isinstance(mask, BlockMask):
+        raise UnsupportedError(
+            f"Steering cannot read an attention mask of type {type(mask).__name__}; "
+            "use attn_implementation 'sdpa' or 'eager'"
+        )
+    batch, heads, rows, width = mask.shape
+    return create_mask(mask.mask_mod, batch, heads, rows, width, device=str(mask.kv_indices.device))
+
+
+def _aligned_mask(
+    mask: Tensor | None, rows: int, width: int, seen: int, window: int | None, device: torch.device
+) -> Tensor | None:
+    """Bring a mask to the last ``rows`` of ``seen`` tokens and to the ``width`` keys on show."""
+    if mask is not None and mask.dim() == 4:
+        return mask[:, :, -rows:, -width:]
+    if mask is None and rows == 1 and width <= seen:
+        return None
+    # What is left is flash attention's contract: None or a padding mask [B, N], causal by default.
+    row = torch.arange(seen - rows, seen, device=device)[:, None]
+    column = torch.arange(width, device=device)[None, :] + max(seen - width, 0)
+    allowed = column <= row
+    if window is not None:
+        allowed &= row - column < window
+    allowed = allowed[None, None]
+    if mask is not None:
+        allowed = allowed & _columns_of_keys(mask.bool(), width)[:, None, None, :]
+    return allowed
+
+
+def _columns_of_keys(columns: Tensor, width: int) -> Tensor:
+    """Cut or pad [B, N] to the ``width`` keys that a layer shows: windows drop old ones."""
+    if width <= columns.shape[1]:
+        return columns[:, -width:]
+    return nn.functional.pad(columns, (0, width - columns.shape[1]))
+
+
+def _steered_attention_forward(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    scaling: float | None = None,
+    dropout: float = 0.0,
+    softcap: float | None = None,
+    sliding_window: int | None = None,
+    **kwargs: Any,
+) -> tuple[Tensor, Tensor | None]:
+    """transformers' attention contract: query [B, H, R, D] -> output [B, R, H, D], weights."""
+    steering = _active.get()
+    if steering is None:
+        raise UnsupportedError(
+            f"The attention implementation {IMPLEMENTATION!r} only runs inside a steered pass; "
+            "load the model with its own implementation and use adaptvis.patch(model, config)"
+        )
+    if kwargs.get("s_aux") is not None:
+        raise UnsupportedError("Steering does not support attention sinks (s_aux) yet")
+    rows, width = query.shape[2], key.shape[2]
+    device = query.device
+    seen = steering.columns.shape[1]
+    mask = _aligned_mask(attention_mask, rows, width, seen, sliding_window, device)
+    scaling = query.shape[-1] ** -0.5 if scaling is None else scaling
+    layer_is_steered = module.layer_idx in steering
+
+    first = steering.first_row if layer_is_steered else rows
+    if softcap is not None:
+        first = 0
+    outputs, weights = [], None
+    if first > 0:
+        head = None if mask is None else mask[:, :, :first]
+        plain, _ = sdpa_attention_forward(
+            module, query[:, :, :first], key, value, head, scaling=scaling, is_causal=False
+        )
+        outputs.append(plain)
+    if first < rows:
+        alpha = steering.row_alpha[:, first:].to(device)
+        steered, weights = steered_attention(
+            query[:, :, first:],
+            key,
+            value,
+            image_columns=_columns_of_keys(steering.columns, width).to(device),
+            row_alpha=alpha if layer_is_steered else torch.ones_like(alpha),
+            mask=None if mask is None else mask[:, :, first:],
+            scaling=scaling,
+            heads=steering.head_mask(query.shape[1], device),
+            softcap=softcap,
+        )
+        outputs.append(steered.transpose(1, 2))
+    output = outputs[0] if len(outputs) == 1 else torch.cat(outputs, dim=1)
+    return output.contiguous(), weights if first == 0 else None
+
+
+AttentionInterface.register(IMPLEMENTATION, torch.compiler.disable(_steered_attention_forward))
+AttentionMaskInterface.register(IMPLEMENTATION, sdpa_mask)

@@ -1,0 +1,235 @@
+"""The transformers engine: batches of images and prompts in, steered greedy answers out.
+
+All configurations of a batch share one prefill: the unsteered run fills a cache, the cache is cut
+back to the first steered row, and each configuration continues from there through the patched
+``generate``.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from torch import Tensor
+from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor, DynamicCache
+
+from adaptvis.config import AdaptVis, NormRescale, ScalingVis, SteeringConfig
+from adaptvis.engine import Answer, Query
+from adaptvis.errors import AdaptVisWarning, CheckpointError, ConfigError, PromptError
+from adaptvis.hf.cache import recording_past, sequence_length
+from adaptvis.hf.families import family_for
+from adaptvis.hf.patch import steer
+from adaptvis.steering.policy import confidence_of
+from adaptvis.steering.spans import steered_rows
+
+__all__ = ["HFEngine"]
+
+_DTYPES = ("auto", "float32", "bfloat16", "float16")
+# Encoder inputs that the cached prefix has already consumed.
+_PIXELS = ("pixel_values", "pixel_attention_mask", "pixel_values_videos")
+
+
+class HFEngine:
+    """A transformers model and its processor behind :class:`adaptvis.engine.Engine`."""
+
+    name = "hf"
+
+    def __init__(self, model: Any, processor: Any, source: str = "") -> None:
+        self.model = model.eval()
+        self.processor = processor
+        self.source = source or getattr(model.config, "_name_or_path", "") or type(model).__name__
+        self.family = family_for(model.config)
+        processor.tokenizer.padding_side = "left"
+
+    @classmethod
+    def load(
+        cls,
+        model: str | Path,
+        *,
+        dtype: str = "auto",
+        device: str | None = None,
+        attn_implementation: str | None = None,
+        trust_remote_code: bool = False,
+    ) -> HFEngine:
+        """Load a local directory or a hub id.
+
+        Args:
+            dtype: auto (as stored; float32 on a CPU), float32, bfloat16 or float16.
+            device: default is CUDA where there is one, else the CPU.
+
+        Raises:
+            CheckpointError: nothing loadable is there.
+            UnknownFamilyError: the model's family cannot be steered.
+        """
+        if dtype not in _DTYPES:
+            raise ConfigError(f"dtype must be one of {', '.join(_DTYPES)}, got {dtype!r}")
+        device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+        if dtype == "auto" and device == "cpu":
+            dtype = "float32"
+        source = str(model)
+        path = Path(source)
+        looks_local = source.startswith((".", "/", "~")) or path.exists()
+        if looks_local and not (path.expanduser() / "config.json").is_file():
+            raise CheckpointError(
+                f"No model at {source}: a directory with config.json, weights and processor files "
+                "is expected"
+            )
+        source = str(path.expanduser()) if looks_local else source
+        try:
+            family_for(AutoConfig.from_pretrained(source, trust_remote_code=trust_remote_code))
+            processor = AutoProcessor.from_pretrained(source, trust_remote_code=trust_remote_code)
+            loaded = AutoModelForImageTextToText.from_pretrained(
+                source,
+                dtype=dtype,
+                attn_implementation=attn_implementation,
+                trust_remote_code=trust_remote_code,
+                use_safetensors=True,
+            )
+        except (OSError, KeyError, ImportError) as error:
+            first = str(error).strip().splitlines()[0] if str(error).strip() else repr(error)
+            raise CheckpointError(f"Cannot load the model {source}: {first}") from None
+        return cls(loaded.to(device), processor, source)
+
+    def describe(self) -> dict[str, str]:
+        """Model, dtype, device, attention and library versions."""
+        return {
+            "engine": self.name,
+            "model": self.source,
+            "model_type": self.family.model_type,
+            "dtype": str(self.model.dtype).removeprefix("torch."),
+            "device": str(self.model.device),
+            "attention": str(self.family.decoder_of(self.model).config._attn_implementation),
+            "torch": torch.__version__,
+            "transformers": transformers.__version__,
+        }
+
+    @torch.inference_mode()
+    def answer(
+        self,
+        queries: Sequence[Query],
+        configs: Sequence[SteeringConfig | None],
+        *,
+        max_new_tokens: int = 16,
+    ) -> list[list[Answer]]:
+        """See :meth:`adaptvis.engine.Engine.answer`."""
+        inputs = self.encode(queries)
+        results: list[list[Answer] | None] = [None] * len(configs)
+        rescaled = [i for i, config in enumerate(configs) if isinstance(config, NormRescale)]
+        for index in rescaled:
+            results[index] = self._generate(inputs, configs[index], None, max_new_tokens)
+
+        # Later first rows first, so that the cache only ever has to be cut back further.
+        first_rows = {
+            i: self._first_row(config, inputs)
+            for i, config in enumerate(configs)
+            if i not in rescaled
+        }
+        cache = self._new_cache()
+        with recording_past(cache):
+            for index in sorted(first_rows, key=lambda i: -first_rows[i]):
+                first = first_rows[index]
+                if first == 0:
+                    results[index] = self._generate(
+                        inputs, configs[index], self._new_cache(), max_new_tokens
+                    )
+                    continue
+                length = sequence_length(cache)
+                if length > first:
+                    cache.crop(-(length - first))
+                results[index] = self._generate(inputs, configs[index], cache, max_new_tokens)
+        return [result for result in results if result is not None]
+
+    def _new_cache(self) -> DynamicCache:
+        return DynamicCache(config=self.family.decoder_of(self.model).config)
+
+    def encode(self, queries: Sequence[Query]) -> dict[str, Tensor]:
+        """Processor outputs for a batch, padded on the left."""
+        texts = [self._text(query) for query in queries]
+        images = [list(query.images) for query in queries]
+        try:
+            inputs = self.processor(
+                images=images if any(images) else None,
+                text=texts,
+                padding=True,
+                return_tensors="pt",
+            )
+        except (ValueError, IndexError) as error:
+            raise PromptError(f"The processor refused the batch: {error}") from None
+        inputs = inputs.to(self.model.device)
+        for name, tensor in inputs.items():
+            if isinstance(tensor, Tensor) and tensor.is_floating_point():
+                inputs[name] = tensor.to(self.model.dtype)
+        return dict(inputs)
+
+    def _text(self, query: Query) -> str:
+        if query.raw:
+            return query.prompt
+        content = [{"type": "image"} for _ in query.images]
+        messages = [{"role": "user", "content": [*content, {"type": "text", "text": query.prompt}]}]
+        if getattr(self.processor, "chat_template", None) is None:
+            raise PromptError(
+                f"The processor of {self.source} has no chat template; send raw prompts with the "
+                "image placeholders in place"
+            )
+        return str(
+            self.processor.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
+        )
+
+    def _first_row(self, config: SteeringConfig | None, inputs: dict[str, Tensor]) -> int:
+        """The first column to compute again for this configuration; 0 shares no prefill."""
+        # Families with token types let image or prefix tokens see later ones of their block.
+        if "token_type_ids" in inputs:
+            return 0
+        ids = inputs["input_ids"]
+        length = int(ids.shape[1])
+        first = length - 1
+        image = ids == self.family.placeholder_of(self.model.config)
+        if isinstance(config, ScalingVis | AdaptVis) and config.rows == "text_after_image":
+            padding = inputs["attention_mask"] == 0
+            rows = steered_rows(config.rows, image, length, padding).any(dim=0)
+            first = int(torch.where(rows)[0][0]) if bool(rows.any()) else first
+        # Image tokens in the part to compute again would need the encoder again.
+        return 0 if bool(image[:, first:].any()) else first
+
+    def _generate(
+        self,
+        inputs: dict[str, Tensor],
+        config: SteeringConfig | None,
+        cache: DynamicCache | None,
+        max_new_tokens: int,
+    ) -> list[Answer]:
+        inputs = dict(inputs)
+        cached = sequence_length(cache)
+        if cached:
+            for name in _PIXELS:
+                inputs.pop(name, None)
+        with steer(self.model, config, processor=self.processor) as handle, warnings.catch_warnings():
+            # Every answer carries its own reason.
+            warnings.simplefilter("ignore", AdaptVisWarning)
+            output = self.model.generate(
+                **inputs,
+                past_key_values=cache,
+                max_new_tokens=max_new_tokens,
+                do_sample=False,
+                num_beams=1,
+                output_logits=True,
+                return_dict_in_generate=True,
+            )
+        tokens = output.sequences[:, inputs["input_ids"].shape[1] :]
+        texts = self.processor.batch_decode(tokens, skip_special_tokens=True)
+        if handle.last:
+            decisions = [(d.confidence, d.alpha, d.applied, d.reason) for d in handle.last]
+        else:
+            reason = "steering is off" if config is None else ""
+            confidence = confidence_of(output.logits[0]).tolist()
+            decisions = [(value, 1.0, config is not None, reason) for value in confidence]
+        return [
+            Answer(text.strip(), tuple(ids), confidence, alpha, applied, reason)
+            for text, ids, (confidence, alpha, applied, reason) in zip(
+                texts, tokens.tolist(), decisions, strict=True
+            )
+        ]

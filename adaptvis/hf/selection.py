@@ -1,0 +1,113 @@
+"""Which image tokens of a batch are steered: all, those of some images, or those under regions."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from adaptvis.config import AttentionSteering
+from adaptvis.errors import PromptError, UnsupportedError
+from adaptvis.hf.families import Family
+from adaptvis.hf.geometry import image_token_boxes
+from adaptvis.steering.spans import image_ordinals, tokens_of_images
+from adaptvis.steering.token_boxes import tokens_in_region
+
+__all__ = ["select_image_tokens"]
+
+
+def select_image_tokens(
+    steering: AttentionSteering,
+    input_ids: Tensor,
+    image_tokens: Tensor,
+    *,
+    family: Family,
+    config: Any,
+    processor: Any,
+    feature_lengths: Sequence[int] | None,
+) -> Tensor:
+    """Bool [B, N]: the image tokens that ``steering`` selects.
+
+    Args:
+        input_ids: [B, N]. image_tokens: bool [B, N], all placeholders.
+        processor: needed for regions, and for images of families that cut them into tiles.
+        feature_lengths: number of tokens of each image of the batch in order, where the vision
+            encoder has just told; otherwise every run of placeholders is one image.
+
+    Raises:
+        PromptError: a region's image has another number of tokens than its size implies.
+        UnsupportedError: a processor is needed and none was given.
+    """
+    if steering.images is None and steering.regions is None:
+        return image_tokens
+    ordinals = _ordinals(input_ids, image_tokens, family, processor, feature_lengths)
+    if steering.images is not None:
+        return tokens_of_images(ordinals, steering.images)
+
+    if processor is None:
+        raise UnsupportedError(
+            "Regions depend on how the processor resizes and crops; pass it: "
+            "adaptvis.patch(model, config, processor=processor)"
+        )
+    selected = torch.zeros_like(image_tokens)
+    for region in steering.regions or ():
+        boxes = image_token_boxes(processor, config, region.image_size)
+        inside = tokens_in_region(boxes, region).to(image_tokens.device)
+        for row in range(len(input_ids)):
+            positions = torch.where(ordinals[row] == region.image)[0]
+            if len(positions) == 0:
+                continue
+            if len(positions) != len(inside):
+                raise PromptError(
+                    f"Image {region.image} of prompt {row} has {len(positions)} tokens, but an "
+                    f"image of {region.image_size[0]} x {region.image_size[1]} pixels gives "
+                    f"{len(inside)}; give the size of the image that this prompt holds"
+                )
+            selected[row, positions] |= inside
+    return selected
+
+
+def _ordinals(
+    input_ids: Tensor,
+    image_tokens: Tensor,
+    family: Family,
+    processor: Any,
+    feature_lengths: Sequence[int] | None,
+) -> Tensor:
+    if family.tiled_images:
+        return _ordinals_of_tiled(input_ids, image_tokens, processor)
+    if feature_lengths is None or not family.adjacent_images:
+        return image_ordinals(image_tokens)
+    counts: list[list[int]] = []
+    lengths = list(feature_lengths)
+    for total in image_tokens.sum(dim=1).tolist():
+        row: list[int] = []
+        while lengths and sum(row) < total:
+            row.append(lengths.pop(0))
+        counts.append(row)
+    if lengths or [sum(row) for row in counts] != image_tokens.sum(dim=1).tolist():
+        return image_ordinals(image_tokens)
+    return image_ordinals(image_tokens, counts)
+
+
+def _ordinals_of_tiled(input_ids: Tensor, image_tokens: Tensor, processor: Any) -> Tensor:
+    """Idefics3 and SmolVLM: an image is its tiles, then its thumbnail behind the global marker."""
+    marker = getattr(processor, "global_image_token", None)
+    if marker is None:
+        raise UnsupportedError(
+            "Choosing images or regions of this family needs the processor's global-image marker; "
+            "pass it: adaptvis.patch(model, config, processor=processor)"
+        )
+    token = processor.tokenizer.convert_tokens_to_ids(marker)
+    markers = (input_ids == token).cumsum(dim=1)
+    previous = torch.nn.functional.pad(input_ids, (1, 0))[:, :-1]
+    starts = image_tokens & ~torch.nn.functional.pad(image_tokens, (1, 0))[:, :-1]
+    # The run right behind a marker is the thumbnail, the last piece of its image.
+    run = starts.cumsum(dim=1)
+    thumbnail = torch.zeros_like(image_tokens)
+    for row in range(len(input_ids)):
+        runs = run[row][starts[row] & (previous[row] == token)]
+        thumbnail[row] = torch.isin(run[row], runs) & image_tokens[row]
+    return torch.where(image_tokens, markers - thumbnail.long(), -1)

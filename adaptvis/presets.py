@@ -1,0 +1,77 @@
+"""Named presets: the published settings, and those stored beside a model's weights.
+
+The published values are LLaVA-1.5's (AdaptVis, ``run.sh`` and project page). They are starting
+points, not recommendations for other models: tune on validation data.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from adaptvis.config import AdaptVis, ScalingVis, SteeringConfig, parse_config
+from adaptvis.errors import ConfigError, unknown_name
+
+__all__ = ["MODEL_PRESETS_FILE", "PRESETS", "load_model_presets", "preset"]
+
+MODEL_PRESETS_FILE = "adaptvis.json"
+
+_SCALING_ALPHA = {
+    "controlled_a": 0.8,
+    "controlled_b": 0.8,
+    "coco_one": 1.2,
+    "coco_two": 1.2,
+    "vg_one": 2.0,
+    "vg_two": 2.0,
+    "vsr": 0.5,
+}
+# task: alpha_low, alpha_high, threshold
+_ADAPTVIS = {
+    "controlled_a": (0.5, 1.5, 0.4),
+    "controlled_b": (0.5, 1.5, 0.35),
+    "coco_one": (0.5, 1.2, 0.3),
+    "coco_two": (0.5, 1.2, 0.3),
+    "vg_one": (0.5, 2.0, 0.2),
+    "vg_two": (0.5, 2.0, 0.2),
+    "vsr": (0.5, 1.2, 0.64),
+}
+
+PRESETS: dict[str, SteeringConfig] = {
+    **{f"scalingvis-{task}": ScalingVis(alpha=alpha) for task, alpha in _SCALING_ALPHA.items()},
+    **{
+        f"adaptvis-{task}": AdaptVis(alpha_low=low, alpha_high=high, threshold=threshold)
+        for task, (low, high, threshold) in _ADAPTVIS.items()
+    },
+}
+
+
+def preset(name: str) -> SteeringConfig:
+    """The published setting of that name, for example ``"adaptvis-controlled_a"``.
+
+    Raises:
+        ConfigError: no preset has that name; the message lists them.
+    """
+    if name not in PRESETS:
+        raise ConfigError(unknown_name("preset", name, PRESETS))
+    return PRESETS[name]
+
+
+def load_model_presets(model_directory: str | Path) -> dict[str, SteeringConfig]:
+    """The presets stored beside a model's weights in ``adaptvis.json``; empty without the file.
+
+    The file holds ``{"presets": {name: configuration}, ...}``; other keys say how they were found.
+
+    Raises:
+        ConfigError: the file is there and is not valid.
+    """
+    path = Path(model_directory) / MODEL_PRESETS_FILE
+    if not path.is_file():
+        return {}
+    try:
+        stored = json.loads(path.read_text(encoding="utf-8"))["presets"]
+        items = stored.items()
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        raise ConfigError(
+            f'{path} must hold {{"presets": {{name: configuration}}}}; mend or remove it'
+        ) from None
+    return {name: parse_config(value) for name, value in items}

@@ -1,0 +1,1 @@
+"""The steering core: spans, policy and the attention itself, in plain torch."""

@@ -1,0 +1,83 @@
+"""Which tokens belong to images, to which image, and which rows are steered.
+
+Prompts are rows of ``input_ids`` [B, N], usually padded on the left. Image tokens may stand
+anywhere, in any number of runs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from adaptvis.config import Rows
+
+__all__ = ["image_ordinals", "run_lengths", "steered_rows", "tokens_of_images"]
+
+
+def run_lengths(image_tokens: Tensor) -> list[list[int]]:
+    """Lengths of the runs of consecutive image tokens in each prompt; ``image_tokens`` [B, N]."""
+    lengths = []
+    for row in image_tokens.cpu():
+        edges = torch.diff(row.to(torch.int8), prepend=row.new_zeros(1), append=row.new_zeros(1))
+        starts, stops = torch.where(edges == 1)[0], torch.where(edges == -1)[0]
+        lengths.append((stops - starts).tolist())
+    return lengths
+
+
+def image_ordinals(
+    image_tokens: Tensor, tokens_per_image: Sequence[Sequence[int]] | None = None
+) -> Tensor:
+    """The image that each token belongs to, counted from 0 in each prompt; -1 for other tokens.
+
+    Args:
+        image_tokens: bool [B, N].
+        tokens_per_image: for each prompt the number of tokens of each of its images, in order;
+            None takes every run of consecutive image tokens as one image.
+
+    Returns:
+        int64 [B, N].
+
+    Raises:
+        ValueError: the numbers of a prompt do not add up to its image tokens.
+    """
+    counts = run_lengths(image_tokens) if tokens_per_image is None else tokens_per_image
+    ordinals = torch.full(image_tokens.shape, -1, dtype=torch.long)
+    for row, (tokens, lengths) in enumerate(zip(image_tokens.cpu(), counts, strict=True)):
+        positions = torch.where(tokens)[0]
+        if sum(lengths) != len(positions):
+            raise ValueError(
+                f"prompt {row} has {len(positions)} image tokens, but its images account for "
+                f"{sum(lengths)}"
+            )
+        images = torch.arange(len(lengths)).repeat_interleave(torch.tensor(lengths, dtype=torch.long))
+        ordinals[row, positions] = images
+    return ordinals.to(image_tokens.device)
+
+
+def tokens_of_images(ordinals: Tensor, images: Sequence[int]) -> Tensor:
+    """Bool [B, N]: the tokens of the chosen images, given :func:`image_ordinals`."""
+    return torch.isin(ordinals, torch.tensor(list(images), device=ordinals.device))
+
+
+def steered_rows(
+    rows: Rows, image_tokens: Tensor, prompt_length: int, padding: Tensor | None = None
+) -> Tensor:
+    """Which query rows take the coefficient: bool [B, N].
+
+    Args:
+        rows: see :class:`adaptvis.config.AttentionSteering`.
+        image_tokens: bool [B, N], all image tokens.
+        prompt_length: columns of the prompt; later columns were generated.
+        padding: bool [B, N], True for padding; such rows are never steered.
+    """
+    columns = torch.arange(image_tokens.shape[1], device=image_tokens.device)
+    if rows == "last_prompt_token":
+        chosen = (columns == prompt_length - 1).expand_as(image_tokens)
+    elif rows == "generated":
+        chosen = (columns >= prompt_length - 1).expand_as(image_tokens)
+    else:
+        after_image = image_tokens.cumsum(dim=1) > 0
+        chosen = after_image & ~image_tokens & (columns < prompt_length)
+    return chosen if padding is None else chosen & ~padding
