@@ -1,0 +1,69 @@
+"""From what was typed after `--method` and `--preset` to named steering configurations."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from adaptvis.cli.console import note
+from adaptvis.cli.models import Model
+from adaptvis.config import SteeringConfig, load_config, parse_config
+from adaptvis.errors import ConfigError, unknown_name
+from adaptvis.evaluation import Method
+from adaptvis.presets import PRESETS, load_model_presets
+
+__all__ = ["BUILT_IN", "methods_for"]
+
+BUILT_IN = ("baseline", "scalingvis", "adaptvis")
+_PUBLISHED = "controlled_a"
+_FILES = (".json", ".yaml", ".yml")
+
+
+def methods_for(model: Model, methods: Sequence[str], presets: Sequence[str]) -> tuple[Method, ...]:
+    """The methods to run on a model; its own presets come before the published ones.
+
+    Without any, all built-in methods; with presets only, the baseline and those.
+
+    Raises:
+        ConfigError: an unknown name, or a configuration that is not valid.
+    """
+    if not methods:
+        methods = ("baseline",) if presets else BUILT_IN
+    own = load_model_presets(model.folder) if model.folder else {}
+    found = [_method(text, model, own) for text in methods]
+    for name in presets:
+        known = {**PRESETS, **own}
+        if name not in known:
+            raise ConfigError(unknown_name("preset", name, known))
+        found.append(Method(name, known[name]))
+    return tuple(found)
+
+
+def _method(text: str, model: Model, own: Mapping[str, SteeringConfig]) -> Method:
+    if text == "baseline":
+        return Method("baseline")
+    if text in BUILT_IN:
+        if text not in own:
+            published = f"{text}-{_PUBLISHED}"
+            note(
+                f"{model.name} has no tuned setting for {text}; using {published}, published for "
+                "LLaVA-1.5 (adaptvis tune finds one for this model)"
+            )
+            return Method(text, PRESETS[published])
+        return Method(text, own[text])
+    if text.lstrip().startswith("{"):
+        config = parse_config(text)
+        return Method(_label(config), config)
+    if Path(text).suffix in _FILES:
+        return Method(Path(text).stem, load_config(text))
+    hint = "(or give a JSON configuration, or the path of a .json or .yaml file)"
+    raise ConfigError(unknown_name("method", text, BUILT_IN, hint))
+
+
+def _label(config: SteeringConfig) -> str:
+    """The method with the parameters that were given, for example `scalingvis alpha=1.2`."""
+    given = config.model_dump(mode="json", exclude_defaults=True)
+    return " ".join([config.method, *(f"{k}={_short(v)}" for k, v in given.items())])
+
+
+def _short(value: Any) -> str:
+    return ",".join(map(str, value)) if isinstance(value, list) else f"{value}"

@@ -1,0 +1,115 @@
+"""From what was typed after `--model` to a model that can be loaded."""
+
+import re
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from adaptvis.engine import Engine
+from adaptvis.errors import CheckpointError, ConfigError, unknown_name
+
+__all__ = [
+    "CONVERGED",
+    "ENGINES",
+    "SHORTCUT",
+    "Model",
+    "check_engine",
+    "embedded_models",
+    "load_engine",
+    "model_config",
+    "resolve_model",
+]
+
+CONVERGED = "tiny-2ds-seed0"
+SHORTCUT = "tiny-2ds-shortcut-seed0"
+ENGINES = ("hf",)
+DTYPES = ("auto", "float32", "bfloat16", "float16")
+
+_MODELS = Path(__file__).resolve().parents[1] / "assets" / "models"
+_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
+
+
+class Model(NamedTuple):
+    """A short name for tables, and the folder or hub id to load."""
+
+    name: str
+    source: str
+
+    @property
+    def folder(self) -> Path | None:
+        """The local folder, or None for a model on the hub."""
+        path = Path(self.source)
+        return path if path.is_dir() else None
+
+
+def embedded_models() -> dict[str, Path]:
+    """The models that came with the package, by name."""
+    return {p.parent.name: p.parent for p in sorted(_MODELS.glob("*/config.json"))}
+
+
+def resolve_model(text: str) -> Model:
+    """An embedded model's name, a local folder, or a hub id such as `org/name`.
+
+    Raises:
+        CheckpointError: it is none of them, or a folder without a model.
+    """
+    embedded = embedded_models()
+    if text in embedded:
+        return Model(text, str(embedded[text]))
+    path = Path(text)
+    if path.is_dir():
+        if not (path / "config.json").is_file():
+            raise CheckpointError(
+                f"The folder {path} holds no model: it has no config.json; give the folder that "
+                "save_pretrained wrote"
+            )
+        return Model(path.resolve().name, str(path))
+    if path.exists():
+        raise CheckpointError(f"The model {path} is a file; give the folder that contains it")
+    if _HUB_ID.fullmatch(text):
+        return Model(text, text)
+    if text in (CONVERGED, SHORTCUT):
+        raise CheckpointError(
+            f"The embedded model {text!r} is missing from this installation; reinstall adaptvis "
+            "or train it (see adaptvis train --list)"
+        )
+    raise CheckpointError(
+        unknown_name("model", text, embedded, "(or give an existing folder, or a hub id org/name)")
+    )
+
+
+def check_engine(engine: str, dtype: str) -> None:
+    """Refuse an unknown engine or dtype.
+
+    Raises:
+        ConfigError: the message lists the known ones.
+    """
+    if engine not in ENGINES:
+        raise ConfigError(unknown_name("engine", engine, ENGINES))
+    if dtype not in DTYPES:
+        raise ConfigError(unknown_name("dtype", dtype, DTYPES))
+
+
+def load_engine(source: str, *, engine: str, dtype: str, trust_remote_code: bool) -> Engine:
+    """Load a model into the engine of that name."""
+    check_engine(engine, dtype)
+    from adaptvis.hf.engine import HFEngine
+
+    loaded: Engine = HFEngine.load(source, dtype=dtype, trust_remote_code=trust_remote_code)
+    return loaded
+
+
+def model_config(model: Model, trust_remote_code: bool = False) -> Any:
+    """The model's transformers configuration, without its weights.
+
+    Raises:
+        CheckpointError: it cannot be read or found.
+    """
+    from transformers import AutoConfig
+
+    try:
+        return AutoConfig.from_pretrained(model.source, trust_remote_code=trust_remote_code)
+    except (OSError, ValueError, KeyError) as problem:
+        reason = str(problem).strip().splitlines()[0] if str(problem).strip() else "no reason given"
+        raise CheckpointError(
+            f"The configuration of model {model.name!r} cannot be read: {reason}"
+        ) from None

@@ -1,0 +1,126 @@
+"""What a run evaluates: models, each with its methods, on tasks."""
+
+import hashlib
+from collections import Counter
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from adaptvis.config import SteeringConfig
+from adaptvis.errors import ConfigError
+from adaptvis.tasks import Part, Task
+
+__all__ = ["Method", "ModelPlan", "Plan", "fingerprint", "own_version"]
+
+
+@dataclass(frozen=True)
+class Method:
+    """A named steering configuration; None is the unsteered baseline."""
+
+    name: str
+    config: SteeringConfig | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        return {"name": self.name, "config": self.config.to_dict() if self.config else None}
+
+
+@dataclass(frozen=True)
+class ModelPlan:
+    """One model under a short name with the methods it is asked with.
+
+    source: a folder, or a name on the hub.
+    """
+
+    name: str
+    source: str
+    methods: tuple[Method, ...]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Everything that decides a run's records.
+
+    settings: engine, dtype and whatever else the caller used to load the models; kept with the
+        results and compared on resume.
+    """
+
+    models: tuple[ModelPlan, ...]
+    tasks: tuple[Task, ...]
+    batch_size: int = 64
+    limit: int | None = None
+    part: Part = "test"
+    seed: int = 0
+    settings: tuple[tuple[str, str], ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.batch_size < 1:
+            raise ConfigError(f"The batch size must be at least 1, got {self.batch_size}")
+        if self.limit is not None and self.limit < 1:
+            raise ConfigError(f"The limit must be at least 1 question, got {self.limit}")
+        if self.seed < 0:
+            raise ConfigError(f"The seed must not be negative, got {self.seed}")
+        _distinct("model", [m.name for m in self.models])
+        _distinct("task", [t.name for t in self.tasks])
+        for model in self.models:
+            _distinct(f"method of model {model.name!r}", [m.name for m in model.methods])
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, the content of `run.json`."""
+        return {
+            "adaptvis": own_version(),
+            "models": [
+                {
+                    "name": m.name,
+                    "source": m.source,
+                    "fingerprint": fingerprint(m.source),
+                    "methods": [method.to_dict() for method in m.methods],
+                }
+                for m in self.models
+            ],
+            "tasks": [{"name": t.name, "source": t.source} for t in self.tasks],
+            "part": self.part,
+            "limit": self.limit,
+            "batch_size": self.batch_size,
+            "seed": self.seed,
+            **dict(self.settings),
+        }
+
+
+def own_version() -> str:
+    """The installed version of adaptvis."""
+    try:
+        return version("adaptvis")
+    except PackageNotFoundError:
+        return "not installed"
+
+
+def fingerprint(source: str) -> str | None:
+    """A digest of a local model folder; None for a name on the hub.
+
+    Small files count whole. Of large ones the size and both ends count, so that it stays cheap.
+    """
+    folder = Path(source)
+    if not folder.is_dir():
+        return None
+    digest = hashlib.sha256()
+    for path in sorted(p for p in folder.iterdir() if p.is_file()):
+        size = path.stat().st_size
+        digest.update(f"{path.name} {size} ".encode())
+        with path.open("rb") as file:
+            digest.update(file.read(_END))
+            if size > _END:
+                file.seek(max(_END, size - _END))
+                digest.update(file.read(_END))
+    return digest.hexdigest()[:16]
+
+
+_END = 4 * 2**20
+
+
+def _distinct(kind: str, names: list[str]) -> None:
+    if not names:
+        raise ConfigError(f"At least one {kind} is needed")
+    name, count = Counter(names).most_common(1)[0]
+    if count > 1:
+        raise ConfigError(f"The {kind} {name!r} is given {count} times; each may occur once")

@@ -1,0 +1,7 @@
+"""Tasks: named sets of questions about images, with a deterministic grader."""
+
+from adaptvis.tasks.base import PARTS, Part, Sample, Task
+from adaptvis.tasks.grading import Grade, grade
+from adaptvis.tasks.registry import TASKS, get_task
+
+__all__ = ["PARTS", "TASKS", "Grade", "Part", "Sample", "Task", "get_task", "grade"]

@@ -1,0 +1,69 @@
+"""The deterministic rule grader: normalised words, whole-word matching, no language model.
+
+Two accuracies are reported side by side. *Free*: a right answer's words occur in the text, in
+order. *Strict*: of the question's candidate answers the text mentions exactly one, a right one.
+"The left or the right" is free-correct for gold "left", and strict-wrong.
+"""
+
+import re
+import unicodedata
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+__all__ = ["Grade", "grade", "mentioned", "normalised_words"]
+
+_ARTICLES = frozenset({"a", "an", "the"})
+
+
+@dataclass(frozen=True, slots=True)
+class Grade:
+    """What the rule grader says of one answer.
+
+    correct: free scoring.
+    strict: strict scoring; without candidates, the whole answer must equal a gold answer.
+    in_candidates: the whole answer is one of the candidates, or of the gold answers without them.
+    """
+
+    correct: bool
+    strict: bool
+    in_candidates: bool
+
+
+def normalised_words(text: str) -> tuple[str, ...]:
+    """Lower-case words of `text` without punctuation and articles."""
+    plain = unicodedata.normalize("NFKC", text).lower().replace("'", "")
+    return tuple(w for w in re.findall(r"\w+", plain) if w not in _ARTICLES)
+
+
+def mentioned(text: str, phrases: Sequence[str]) -> set[str]:
+    """The phrases whose words occur in `text`; a word counts for one phrase only.
+
+    Longer phrases take their words first, so "top left" does not also mention "left".
+    """
+    words: list[str | None] = list(normalised_words(text))
+    found = set()
+    for phrase in sorted(phrases, key=lambda p: -len(normalised_words(p))):
+        target = list(normalised_words(phrase))
+        starts = range(len(words) - len(target) + 1) if target else range(0)
+        for start in starts:
+            if words[start : start + len(target)] == target:
+                words[start : start + len(target)] = [None] * len(target)
+                found.add(phrase)
+    return found
+
+
+def grade(text: str, gold: Sequence[str], candidates: Sequence[str] = ()) -> Grade:
+    """Grade one answer against the accepted answers and, where known, the candidates."""
+    words = normalised_words(text)
+    accepted = {normalised_words(g) for g in gold}
+    options = {normalised_words(c) for c in candidates} or accepted
+    if candidates:
+        hits = {normalised_words(phrase) for phrase in mentioned(text, candidates)}
+        strict = len(hits) == 1 and hits <= accepted
+    else:
+        strict = words in accepted
+    return Grade(
+        correct=any(mentioned(text, [g]) for g in gold),
+        strict=strict,
+        in_candidates=words in options,
+    )
