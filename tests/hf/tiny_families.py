@@ -17,12 +17,15 @@ from functools import cache
 from typing import Any
 
 import torch
-import transformers as hf
+import transformers
 from PIL import Image
 from tokenizers import Regex, Tokenizer
 from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import Sequence, Split
 from transformers.models.smolvlm import processing_smolvlm
+
+# The configuration classes take more arguments than their generated signatures tell.
+hf: Any = transformers
 
 MARKER = "<image>"
 HIDDEN, HEAD_SIZE, LAYERS, VOCABULARY = 64, 16, 3, 320
@@ -32,7 +35,7 @@ not of on in at to by with and or left right above below under over top bottom f
 near far between inside outside image picture first second third two three four one red green blue
 yellow black white cat dog cup plate book table chair man woman car tree square circle triangle
 object color shape describe compare relation position side Here original here some crops help you
-better user assistant : ? . , ! ' -""".split()
+better user assistant : ? . , ! ' -"""
 
 # The markup each processor expects in the prompt for one image.
 PLACEHOLDER = {
@@ -78,7 +81,7 @@ def tokenizer(**named_tokens: str) -> Any:
     ``named_tokens`` become special tokens and attributes (``image_token="<image>"``).
     """
     special = ["<pad>", "<bos>", "<eos>", "<unk>", *named_tokens.values()]
-    vocabulary = {word: index for index, word in enumerate([*special, "\n", *_WORDS])}
+    vocabulary = {word: index for index, word in enumerate([*special, "\n", *_WORDS.split()])}
     backend = Tokenizer(WordLevel(vocabulary, unk_token="<unk>"))
     backend.pre_tokenizer = Sequence(
         [Split(Regex(" +"), "removed"), Split(Regex(r"\n|[^\s\w]"), "isolated")]
