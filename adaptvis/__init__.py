@@ -1,8 +1,8 @@
 """Attention steering for vision-language models that see *what* but not *where*.
 
-    import adaptvis
-    with adaptvis.steer(model, adaptvis.AdaptVis()):
-        model.generate(**inputs)
+import adaptvis
+with adaptvis.steer(model, adaptvis.AdaptVis()):
+    model.generate(**inputs)
 """
 
 from typing import TYPE_CHECKING, Any

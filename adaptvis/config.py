@@ -296,5 +296,3 @@ def _sentence(name: str, error: ValidationError) -> str:
             message = f"{message}, got {item['input']!r}"
         parts.append(f"{field}: {message}" if field else message)
     return f"{name}: {'; '.join(parts)}"
-
-

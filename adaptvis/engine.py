@@ -60,9 +60,10 @@ class Engine(Protocol):
         *,
         max_new_tokens: int = 16,
     ) -> list[list[Answer]]:
-        """Greedy answers, ``result[c][q]`` for configuration ``c`` (None: unsteered) and query ``q``.
+        """Greedy answers: ``result[c][q]`` for configuration ``c`` and query ``q``.
 
-        The unsteered prefill is computed once and shared by every configuration.
+        A configuration of None is the unsteered model. The unsteered prefill is computed once
+        and shared by every configuration.
         """
         ...
 

@@ -147,7 +147,7 @@ def _steered_attention_forward(
     seen = steering.columns.shape[1]
     mask = _aligned_mask(attention_mask, rows, width, seen, sliding_window, device)
     scaling = query.shape[-1] ** -0.5 if scaling is None else scaling
-    layer_is_steered = module.layer_idx in steering
+    layer_is_steered = int(module.layer_idx) in steering  # type: ignore[arg-type]
 
     first = steering.first_row if layer_is_steered else rows
     if softcap is not None:

@@ -92,7 +92,8 @@ class HFEngine:
         except (OSError, KeyError, ImportError) as error:
             first = str(error).strip().splitlines()[0] if str(error).strip() else repr(error)
             raise CheckpointError(f"Cannot load the model {source}: {first}") from None
-        return cls(loaded.to(device), processor, source)
+        model_on_device: Any = loaded
+        return cls(model_on_device.to(device), processor, source)
 
     def describe(self) -> dict[str, str]:
         """Model, dtype, device, attention and library versions."""
@@ -207,7 +208,10 @@ class HFEngine:
         if cached:
             for name in _PIXELS:
                 inputs.pop(name, None)
-        with steer(self.model, config, processor=self.processor) as handle, warnings.catch_warnings():
+        with (
+            steer(self.model, config, processor=self.processor) as handle,
+            warnings.catch_warnings(),
+        ):
             # Every answer carries its own reason.
             warnings.simplefilter("ignore", AdaptVisWarning)
             output = self.model.generate(

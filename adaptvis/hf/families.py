@@ -33,11 +33,11 @@ class Family:
     adjacent_images: bool = False
     tiled_images: bool = False
 
-    def decoder_of(self, model: nn.Module) -> nn.Module:
+    def decoder_of(self, model: nn.Module) -> Any:
         """The text decoder: takes ``inputs_embeds`` and returns ``last_hidden_state``."""
         return self._module(model, self.decoder)
 
-    def features_of(self, model: nn.Module) -> nn.Module:
+    def features_of(self, model: nn.Module) -> Any:
         """The module with ``get_image_features``."""
         return self._module(model, self.features)
 
@@ -46,8 +46,8 @@ class Family:
         token = getattr(config, self.image_token_id, None)
         if not isinstance(token, int):
             raise UnknownFamilyError(
-                f"The configuration of this {self.model_type!r} model has no {self.image_token_id}, "
-                "so its image tokens cannot be found; declare the family with "
+                f"The configuration of this {self.model_type!r} model has no "
+                f"{self.image_token_id}, so its image tokens cannot be found; declare the family with "
                 "adaptvis.hf.register_family(Family(..., image_token_id=...))"
             )
         return token

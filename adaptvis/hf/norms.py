@@ -16,9 +16,9 @@ _ROWS_AT_ONCE = 8192
 
 
 def rescale_norms(embeddings: Tensor, target: float | None, clip: float | None) -> Tensor:
-    """Rescale each vector of ``embeddings`` [..., D] to L2 norm ``target``, then to at most ``clip``.
+    """Rescale each vector of ``embeddings`` [..., D] to norm ``target``, then to at most ``clip``.
 
-    Computed in float32 and returned in the input's dtype. Zero vectors stay zero.
+    Norms are L2. Computed in float32 and returned in the input's dtype. Zero vectors stay zero.
     """
     wide = embeddings.float()
     norms = wide.norm(dim=-1, keepdim=True)

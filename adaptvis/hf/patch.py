@@ -118,7 +118,7 @@ def patch(model: nn.Module, config: Configs, *, processor: Any = None) -> Steeri
 
     Raises:
         UnknownFamilyError: the model has no image tokens, or its family is not known.
-        ConfigError: layers or heads that the model does not have, or two configurations of one kind.
+        ConfigError: layers or heads that the model does not have, or two configurations of a kind.
     """
     target = _unwrapped(model)
     _split(config)
@@ -175,7 +175,7 @@ def _split(configs: Configs) -> tuple[ScalingVis | AdaptVis | None, NormRescale 
             "One patch takes at most one attention method and one NormRescale, got "
             f"{len(attention)} and {len(norms)}"
         )
-    return (attention or [None])[0], (norms or [None])[0]
+    return next(iter(attention), None), next(iter(norms), None)
 
 
 def _check_against(decoder_config: Any, steering: ScalingVis | AdaptVis | None) -> None:

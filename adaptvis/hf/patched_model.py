@@ -53,6 +53,7 @@ class _ForwardCall:
     """The model's forward call around a decoder call."""
 
     steering: Steering
+    attention: ScalingVis | AdaptVis
     input_ids: Tensor | None
     padding_mask: Tensor | None
     generation: Generation | None
@@ -142,7 +143,11 @@ class PatchedModel:
                     "adaptvis.unpatch(model) before training, or leave labels out"
                 )
             self._local.call = _ForwardCall(
-                steering, named.get("input_ids"), named.get("attention_mask"), generation
+                steering,
+                steering.attention,
+                named.get("input_ids"),
+                named.get("attention_mask"),
+                generation,
             )
             try:
                 return original(*args, **kwargs)
@@ -184,8 +189,7 @@ class PatchedModel:
         else:
             prompt_length = cached if state is None else state.prompt_length or cached
 
-        steering = call.steering.attention
-        assert steering is not None
+        steering = call.attention
         if cached >= prompt_length:
             if state is not None:
                 state.ids = ids
@@ -238,8 +242,7 @@ class PatchedModel:
     def _plan(
         self, call: _ForwardCall, ids: Tensor, cached: int, length: int, prompt_length: int
     ) -> PromptPlan:
-        steering = call.steering.attention
-        assert steering is not None
+        steering = call.attention
         image_tokens = ids == self.image_token_id
         image_tokens[:, prompt_length:] = False
         columns = select_image_tokens(
@@ -283,8 +286,7 @@ class PatchedModel:
         self, call: DecoderCall, state: PromptState, steering: ScalingVis | AdaptVis, end: int
     ) -> Any:
         rows = call.kwargs["inputs_embeds"].shape[0]
-        assert state.columns is not None and state.alpha is not None
-        if all(state.reasons):
+        if state.columns is None or state.alpha is None or all(state.reasons):
             return call.forward(**call.kwargs)
         columns = expand_prompts(state.columns, rows)
         columns = nn.functional.pad(columns, (0, end - columns.shape[1]))

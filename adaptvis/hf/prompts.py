@@ -57,8 +57,8 @@ def expand_prompts(tensor: Tensor, rows: int) -> Tensor:
         return tensor
     if len(tensor) == 0 or rows % len(tensor):
         raise PromptError(
-            f"This forward call has {rows} rows, but its prompt had {len(tensor)}; steering follows "
-            "a batch only if each prompt keeps its number of beams"
+            f"This forward call has {rows} rows, but its prompt had {len(tensor)}; steering "
+            "follows a batch only if each prompt keeps its number of beams"
         )
     return tensor.repeat_interleave(rows // len(tensor), dim=0)
 

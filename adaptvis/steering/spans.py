@@ -51,7 +51,9 @@ def image_ordinals(
                 f"prompt {row} has {len(positions)} image tokens, but its images account for "
                 f"{sum(lengths)}"
             )
-        images = torch.arange(len(lengths)).repeat_interleave(torch.tensor(lengths, dtype=torch.long))
+        images = torch.arange(len(lengths)).repeat_interleave(
+            torch.tensor(lengths, dtype=torch.long)
+        )
         ordinals[row, positions] = images
     return ordinals.to(image_tokens.device)
 
