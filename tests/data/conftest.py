@@ -47,10 +47,7 @@ def check(scene: Scene, question: Question) -> None:
         (second,) = described(scene, words[cut:])
         assert first != second
         dx, dy, up, down = first.x - second.x, first.y - second.y, "above", "below"
-    if abs(dx) > abs(dy):
-        true = "right" if dx > 0 else "left"
-    else:
-        true = down if dy > 0 else up
+    true = ("right" if dx > 0 else "left") if abs(dx) > abs(dy) else down if dy > 0 else up
     assert abs(abs(dx) - abs(dy)) >= 6
     if words[0] == "where":
         assert question.answer == true

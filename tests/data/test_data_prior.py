@@ -78,7 +78,8 @@ def test_only_skewed_training_images_are_degraded() -> None:
 
 def test_seeded_and_cut_to_count() -> None:
     first, second = (generate_prior("balanced", "validation", 5, 20) for _ in range(2))
-    assert len(first) == 20 and len({s.id for s in first}) == 20
+    assert len(first) == 20
+    assert len({s.id for s in first}) == 20
     assert [(s.question, s.image.tobytes()) for s in first] == [
         (s.question, s.image.tobytes()) for s in second
     ]

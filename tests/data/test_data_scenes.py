@@ -36,7 +36,8 @@ def test_objects_lie_inside_and_apart(seed: int, count: int) -> None:
     assert sum(shapes.count(s) == 1 for s in set(shapes)) >= 2
     painted = np.zeros((CANVAS, CANVAS), dtype=int)
     for o in scene.objects:
-        assert o.radius <= min(o.x, o.y) and max(o.x, o.y) + o.radius < CANVAS
+        assert o.radius <= min(o.x, o.y)
+        assert max(o.x, o.y) + o.radius < CANVAS
         top, left, side = o.y - o.radius, o.x - o.radius, 2 * o.radius + 1
         painted[top : top + side, left : left + side] += 1
     assert painted.max() == 1

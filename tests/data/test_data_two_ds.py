@@ -23,7 +23,8 @@ def test_published_counts(benchmark: list[Entry]) -> None:
     assert len(benchmark) == 500
     assert set(Counter(e.test_category for e in benchmark).values()) == {100}
     categories = Counter(q.category for e in benchmark for q in e.questions)
-    assert len(categories) == 6 and set(categories.values()) == {500}
+    assert len(categories) == 6
+    assert set(categories.values()) == {500}
     assert all(len(e.objects) == e.object_count == int(e.test_category[0]) for e in benchmark)
 
 
@@ -52,7 +53,8 @@ def test_answers_are_true_and_balanced(
             for q in e.questions
             if q.kind == "where" and ("relation" in q.text) is relative
         )
-        assert len(where) == 4 and max(where.values()) <= 1.15 * min(where.values())
+        assert len(where) == 4
+        assert max(where.values()) <= 1.15 * min(where.values())
 
 
 def test_same_seed_same_bytes_and_seeds_differ() -> None:
@@ -65,7 +67,9 @@ def test_splits_are_disjoint() -> None:
         {Scene(e.objects).signature() for s in (0, 1) for e in generate_2ds(part, s, 8)}
         for part in ("train", "validation", "test")
     ]
-    assert not (seen[0] & seen[1] or seen[0] & seen[2] or seen[1] & seen[2])
+    assert not (seen[0] & seen[1])
+    assert not (seen[0] & seen[2])
+    assert not (seen[1] & seen[2])
 
 
 def test_parquet_round_trip_is_exact(tmp_path: Path) -> None:
@@ -112,7 +116,8 @@ def test_bad_files_and_arguments(tmp_path: Path) -> None:
 
 def test_samples_carry_everything() -> None:
     samples = two_ds_samples("validation", 0, 2)
-    assert len(samples) == 60 and len({s.id for s in samples}) == 60
+    assert len(samples) == 60
+    assert len({s.id for s in samples}) == 60
     assert len({s.image_id for s in samples}) == 10
     assert all(s.answer in s.candidates and s.agrees is None for s in samples)
     assert all(s.image.mode == "RGB" for s in samples)

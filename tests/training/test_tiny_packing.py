@@ -34,7 +34,7 @@ def single(model: LlavaForConditionalGeneration, pixels: torch.Tensor, question:
     prompt = "USER: " + "<image>" * 49 + f"\n{question.text} ASSISTANT:"
     tokenizer = build_tokenizer()
     ids = tokenizer(prompt).input_ids
-    answer = tokenizer(question.answer).input_ids[1:] + [EOS]
+    answer = [*tokenizer(question.answer).input_ids[1:], EOS]
     full = torch.tensor([ids + answer])
     logits = model(input_ids=full, pixel_values=pixels[None]).logits[0]
     return logits[len(ids) - 1 : -1], torch.tensor(answer)
@@ -62,7 +62,8 @@ def test_labels_token_by_token() -> None:
     expected = [[1, 1, EOS_WEIGHT], [1, EOS_WEIGHT, 0], [0, 0, 0]]
     assert packed.weights[0].tolist() == [pytest.approx(row) for row in expected]
     # The scored row is the token before its target, in every block.
-    assert VOCABULARY[packed.blocks[0, 1, 8]] == ":" and VOCABULARY[packed.blocks[0, 1, 9]] == "yes"
+    assert VOCABULARY[packed.blocks[0, 1, 8]] == ":"
+    assert VOCABULARY[packed.blocks[0, 1, 9]] == "yes"
 
 
 def test_packed_loss_equals_the_questions_one_by_one(model: LlavaForConditionalGeneration) -> None:
@@ -78,7 +79,7 @@ def test_packed_loss_equals_the_questions_one_by_one(model: LlavaForConditionalG
             total = total + (F.cross_entropy(expected, answer, reduction="none") * weights).sum()
             count += len(answer) - 1
     head = PatchHead(128)
-    packed_loss, _ = packed_losses(model, head, packed)
+    packed_loss, *_ = packed_losses(model, head, packed)
     torch.testing.assert_close(packed_loss, total / count, atol=1e-5, rtol=1e-5)
 
     names, parameters = zip(*model.named_parameters(), strict=True)
@@ -99,6 +100,50 @@ def test_questions_do_not_see_each_other(model: LlavaForConditionalGeneration) -
     second = answer_logits(model, features, pack(turned, 3)).flip(1)
     used = packed.weights > 0
     torch.testing.assert_close(first[used], second[used], atol=1e-5, rtol=1e-5)
+
+
+def test_words_that_stand_for_an_object_know_its_patch() -> None:
+    scene = Scene(
+        (SceneObject("red", "circle", 20, 40, 5), SceneObject("blue", "square", 22, 12, 5))
+    )
+    asked = [
+        Question(
+            "Where is the red circle in relation to the blue square?",
+            "below",
+            "shape_color_relative",
+        ),
+        Question("Is the circle below the square?", "yes", "shape_relative"),
+        Question("What color is at the bottom of the image?", "red", "color_absolute"),
+    ]
+    packed = pack(Batch(render_array(scene)[None], [scene], [asked]), 3)
+    read = {
+        (q, VOCABULARY[packed.blocks[b, q, at]]): (row, column)
+        for b, q, at, row, column in packed.mentions.tolist()
+    }
+    assert read == {
+        (0, "red"): (5, 2),
+        (0, "blue"): (1, 2),
+        (1, "circle"): (5, 2),
+        (1, "square"): (1, 2),
+        (2, "bottom"): (5, 2),
+    }
+
+
+def test_grounding_is_read_after_two_layers_of_the_plain_model(
+    model: LlavaForConditionalGeneration,
+) -> None:
+    batch = make_batch("g", 1, 1, {3: 1.0}, {"where": 1.0})
+    packed = pack(batch, 1)
+    head = PatchHead(128)
+    *_, loss = packed_losses(model, head, packed)
+    prompt = "USER: " + "<image>" * 49 + f"\n{batch.questions[0][0].text} ASSISTANT:"
+    ids = torch.tensor([build_tokenizer()(prompt).input_ids])
+    output = model(input_ids=ids, pixel_values=packed.pixels, output_hidden_states=True)
+    _, _, at, row, column = packed.mentions[0].tolist()
+    hidden = output.hidden_states[2][:, 52 + at]
+    torch.testing.assert_close(
+        loss, head.grounding_loss(hidden, torch.tensor([[row, column]])), atol=1e-5, rtol=1e-4
+    )
 
 
 def test_patch_labels_name_what_is_painted() -> None:

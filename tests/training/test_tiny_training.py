@@ -14,11 +14,12 @@ from adaptvis.errors import CheckpointError, ConfigError
 from adaptvis.training.tiny import RECIPES, Recipe, load_recipe, run_recipe
 from adaptvis.training.tiny import run as run_module
 from adaptvis.training.tiny.export import classic_key, export, load_float32
-from adaptvis.training.tiny.loop import Trainer, learning_rate
+from adaptvis.training.tiny.loop import Trainer, learning_rate, match_norm
 from adaptvis.training.tiny.model import build_model, sincos_positions
+from adaptvis.training.tiny.packing import patch_features
 from adaptvis.training.tiny.recipe import ShortcutStage, Stage, TowerStage
 from adaptvis.training.tiny.stream import prior_batch
-from adaptvis.training.tiny.validate import validation_batch
+from adaptvis.training.tiny.validate import accuracy, prior_validation_batch, validation_batch
 
 GROUPS = {"what": 1.0, "where": 1.0, "relation": 1.0, "yes_no": 1.0}
 
@@ -97,8 +98,20 @@ def test_schedule_warms_up_holds_and_decays() -> None:
         objects={2: 1},
     )  # fmt: skip
     rates = [learning_rate(stage, k) for k in range(100)]
-    assert rates[0] == pytest.approx(0.1) and rates[9:50] == [1.0] * 41
-    assert rates[-1] < 0.06 and rates[50:] == sorted(rates[50:], reverse=True)
+    assert rates[0] == pytest.approx(0.1)
+    assert rates[9:50] == [1.0] * 41
+    assert rates[-1] < 0.06
+    assert rates[50:] == sorted(rates[50:], reverse=True)
+
+
+def test_matched_norms_are_those_of_words() -> None:
+    model = build_model(0)
+    pixels = torch.randn(2, 3, 56, 56)
+    match_norm(model, pixels)
+    with torch.no_grad():
+        image = model.model.multi_modal_projector(patch_features(model, pixels)).norm(dim=-1)
+    words = model.model.language_model.embed_tokens.weight.norm(dim=-1)
+    assert image.mean().item() == pytest.approx(words.mean().item(), rel=1e-3)
 
 
 def test_shortcut_batches_follow_the_table() -> None:
@@ -114,8 +127,8 @@ def test_shipped_recipes_load_and_unknown_ones_are_listed() -> None:
         assert load_recipe(name).name == name
     with pytest.raises(ConfigError, match="tiny-2ds-shortcut"):
         load_recipe("tiny-2dz")
-    with pytest.raises(CheckpointError, match="continues 'tiny-2ds'"):
-        run_recipe("tiny-2ds-shortcut", "unused")
+    with pytest.raises(CheckpointError, match=r"continues 'tiny-2ds'.*seed 99"):
+        run_recipe("tiny-2ds-shortcut", "unused", seed=99)
 
 
 def test_run_recipe_from_start_to_generation(
@@ -142,11 +155,21 @@ def test_run_recipe_from_start_to_generation(
     assert output.shape[0] == 4
 
 
+def test_shortcut_validation_images_are_clean_and_complete() -> None:
+    batch = prior_validation_batch("conflicting", 5)
+    assert batch.images.shape == (5, 56, 56, 3)
+    assert [len(q) for q in batch.questions] == [3] * 5
+    assert all(PRIOR_TABLE.answer(q.text) != q.answer for asked in batch.questions for q in asked)
+    shares = accuracy(build_model(0), batch, 3)
+    assert set(shares) == {"where", "relation", "yes_no", "all"}
+
+
 def test_exported_model_reloads_with_equal_logits(exported: Path) -> None:
     model, report = LlavaForConditionalGeneration.from_pretrained(
         exported, dtype=torch.float32, output_loading_info=True, local_files_only=True
     )
-    assert not report["missing_keys"] and not report["unexpected_keys"]
+    assert not report["missing_keys"]
+    assert not report["unexpected_keys"]
     reference = build_model(1)
     with torch.no_grad():
         for parameter in reference.parameters():
@@ -194,5 +217,6 @@ def test_helpers_refuse_what_they_do_not_know(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="classic layout"):
         classic_key("visual.weight")
     code = sincos_positions(7, 128)
-    assert code.shape == (49, 128) and code.abs().max() <= 1
+    assert code.shape == (49, 128)
+    assert code.abs().max() <= 1
     assert torch.unique(code, dim=0).shape[0] == 49

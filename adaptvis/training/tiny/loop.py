@@ -26,7 +26,7 @@ from adaptvis.training.tiny.packing import (
 from adaptvis.training.tiny.recipe import Recipe, ShortcutStage, Stage, TowerStage
 from adaptvis.training.tiny.stream import Batch, make_batch, prior_batch
 
-__all__ = ["Progress", "Trainer", "learning_rate"]
+__all__ = ["Progress", "Trainer", "learning_rate", "match_norm"]
 
 Progress = Callable[[str], None]
 """Called with one line of text per report."""
@@ -40,6 +40,20 @@ def learning_rate(stage: TowerStage | Stage | ShortcutStage, step: int) -> float
         return stage.learning_rate * warm
     phase = (step - start) / max(1.0, stage.steps - start)
     return stage.learning_rate * warm * (0.05 + 0.95 * 0.5 * (1 + math.cos(math.pi * phase)))
+
+
+@torch.no_grad()
+def match_norm(model: LlavaForConditionalGeneration, pixels: Tensor) -> None:
+    """Scales the projector's last layer: mean image-token norm = mean word-embedding norm.
+
+    Without it the tower's features enter some sixty times longer than words, and the decoder's
+    layers can hardly change them (Beyond Semantics, section 5.2, matches the norms as well).
+    """
+    projector = model.model.multi_modal_projector
+    image = projector(patch_features(model, pixels)).norm(dim=-1).mean()
+    word = model.model.language_model.embed_tokens.weight.norm(dim=-1).mean()
+    for parameter in projector.linear_2.parameters():
+        parameter.mul_(word / image)
 
 
 class Trainer:
@@ -76,6 +90,8 @@ class Trainer:
         self.model.train()
         while self.stage < len(self.recipe.stages):
             stage = self.recipe.stages[self.stage]
+            if isinstance(stage, Stage) and stage.match_norm and self.step == 0:
+                match_norm(self.model, self._batch(stage).pixels)
             clock, total = time.perf_counter(), 0.0
             while self.step < stage.steps:
                 total += self.train_step()
@@ -112,8 +128,11 @@ class Trainer:
     def _loss(self, stage: TowerStage | Stage | ShortcutStage, packed: PackedBatch) -> Tensor:
         if isinstance(stage, TowerStage):
             return self.head.loss(patch_features(self.model, packed.pixels), packed.patches)
-        answers, patches = packed_losses(self.model, self.head, packed)
-        return answers if isinstance(stage, ShortcutStage) else answers + PATCH_WEIGHT * patches
+        answers, patches, grounding = packed_losses(self.model, self.head, packed)
+        if isinstance(stage, ShortcutStage):
+            return answers
+        loss = answers + PATCH_WEIGHT * patches
+        return loss + stage.grounding * grounding if stage.grounding else loss
 
     def _batch(self, stage: TowerStage | Stage | ShortcutStage) -> PackedBatch:
         key = f"{self.seed}/{stage.name}/{self.step}"
@@ -127,7 +146,8 @@ class Trainer:
         early = self.step < stage.first_steps
         objects = stage.first_objects if early and stage.first_objects else stage.objects
         groups = {str(k): v for k, v in stage.groups.items()}
-        batch = make_batch(key, stage.images, stage.questions, objects, groups)
+        naming = {str(k): v for k, v in stage.naming.items()} if stage.naming else None
+        batch = make_batch(key, stage.images, stage.questions, objects, groups, naming)
         return pack(batch, stage.questions)
 
     def _reset_optimizer(self) -> None:

@@ -18,7 +18,7 @@ from transformers import LlavaForConditionalGeneration
 
 from adaptvis.errors import DataError
 from adaptvis.training.tiny.model import GRID
-from adaptvis.training.tiny.stream import Batch, patch_labels
+from adaptvis.training.tiny.stream import Batch, mentions, patch_labels
 from adaptvis.training.tiny.tokenizer import ANSWER_CUE, EOS, PAD, PREFIX, encode_words
 
 __all__ = ["BLOCK", "PackedBatch", "PatchHead", "answer_logits", "pack", "packed_losses"]
@@ -29,6 +29,8 @@ ROWS = 3
 """Scored rows per block: one or two answer words and the end of sequence."""
 EOS_WEIGHT = 0.05
 PATCH_WEIGHT = 0.5
+GROUNDED_LAYERS = 2
+"""Decoder layers after which a word that stands for an object is asked where that object is."""
 PREFIX_LENGTH = len(PREFIX) + GRID * GRID
 
 
@@ -43,6 +45,8 @@ class PackedBatch:
         targets: int64 [B, Q, 3], that next token.
         weights: float32 [B, Q, 3], 1 for answer words, 0.05 for the end, 0 for unused rows.
         patches: int64 [B, 49, 2], colour and shape class of each patch.
+        mentions: int64 [M, 5], words that stand for an object: image, question, position inside
+            the block, and the row and column of the patch with the object's centre.
     """
 
     pixels: Tensor
@@ -51,15 +55,27 @@ class PackedBatch:
     targets: Tensor
     weights: Tensor
     patches: Tensor
+    mentions: Tensor
 
 
 class PatchHead(nn.Module):
-    """Linear read-out of colour (7 classes) and shape (5 classes) per patch; training only."""
+    """Linear read-outs that exist during training only.
+
+    Of each patch, from the tower: colour (7 classes) and shape (5 classes). Of each word that
+    stands for an object, from the language model: row and column of its patch (7 classes each).
+    """
 
     def __init__(self, width: int, colors: int = 7, shapes: int = 5) -> None:
         super().__init__()
         self.colors = colors
         self.linear = nn.Linear(width, colors + shapes)
+        self.grounding = nn.Linear(width, 2 * GRID)
+
+    def grounding_loss(self, hidden: Tensor, cells: Tensor) -> Tensor:
+        """Mean cross-entropy over mentions; hidden [M, width], cells [M, 2] (row, column)."""
+        logits = self.grounding(hidden).float()
+        row = F.cross_entropy(logits[:, :GRID], cells[:, 0])
+        return row + F.cross_entropy(logits[:, GRID:], cells[:, 1])
 
     def loss(self, features: Tensor, labels: Tensor) -> Tensor:
         """Mean cross-entropy over patches; features [B, 49, width], labels [B, 49, 2]."""
@@ -79,6 +95,7 @@ def pack(batch: Batch, questions: int) -> PackedBatch:
     rows = torch.zeros(size, questions, ROWS, dtype=torch.int64)
     targets = torch.full((size, questions, ROWS), EOS)
     weights = torch.zeros(size, questions, ROWS)
+    named: list[tuple[int, ...]] = []
     for b, asked in enumerate(batch.questions):
         for q, question in enumerate(asked[:questions]):
             prompt = (*encode_words(question.text), *ANSWER_CUE)
@@ -92,9 +109,12 @@ def pack(batch: Batch, questions: int) -> PackedBatch:
             targets[b, q, :count] = torch.tensor((*answer, EOS))
             weights[b, q, : count - 1] = 1.0
             weights[b, q, count - 1] = EOS_WEIGHT
+            named.extend((b, q, *m) for m in mentions(batch.scenes[b], question))
     pixels = torch.from_numpy(batch.images).permute(0, 3, 1, 2).float()
     patches = torch.stack([torch.from_numpy(patch_labels(s)) for s in batch.scenes])
-    return PackedBatch((pixels / 255 - 0.5) / 0.25, blocks, rows, targets, weights, patches)
+    found = torch.tensor(named, dtype=torch.int64).reshape(-1, 5)
+    normalised = (pixels / 255 - 0.5) / 0.25
+    return PackedBatch(normalised, blocks, rows, targets, weights, patches, found)
 
 
 def patch_features(model: LlavaForConditionalGeneration, pixels: Tensor) -> Tensor:
@@ -110,6 +130,13 @@ def answer_logits(
     model: LlavaForConditionalGeneration, features: Tensor, packed: PackedBatch
 ) -> Tensor:
     """Logits [B, Q, 3, vocabulary] of the scored rows, given the tower's output."""
+    return _forward(model, features, packed)[0]
+
+
+def _forward(
+    model: LlavaForConditionalGeneration, features: Tensor, packed: PackedBatch
+) -> tuple[Tensor, Tensor]:
+    """Logits as above, and the hidden states after GROUNDED_LAYERS layers."""
     text = model.model.language_model
     size, questions, length = packed.blocks.shape
     prefix_ids = torch.tensor(PREFIX).expand(size, -1)
@@ -122,22 +149,31 @@ def answer_logits(
     positions = torch.cat([torch.arange(PREFIX_LENGTH), own.repeat(questions)])
     cos, sin = text.rotary_emb(hidden, positions[None])
     causal = torch.full((length, length), float("-inf")).triu(1)
-    for layer in text.layers[:-1]:
+    early = hidden
+    for index, layer in enumerate(text.layers[:-1], start=1):
         hidden = _layer(layer, hidden, (cos, sin), causal, questions)
+        if index == GROUNDED_LAYERS:
+            early = hidden
     hidden = _last_layer(text.layers[-1], hidden, (cos, sin), packed.rows)
-    return model.lm_head(text.norm(hidden)).unflatten(1, (questions, ROWS))
+    return model.lm_head(text.norm(hidden)).unflatten(1, (questions, ROWS)), early
 
 
 def packed_losses(
     model: LlavaForConditionalGeneration, head: PatchHead, packed: PackedBatch
-) -> tuple[Tensor, Tensor]:
-    """(answer loss, patch loss): weighted mean over scored tokens, and mean over patches."""
+) -> tuple[Tensor, Tensor, Tensor]:
+    """(answer loss, patch loss, grounding loss).
+
+    Weighted mean over scored tokens, mean over patches, mean over mentions.
+    """
     features = patch_features(model, packed.pixels)
-    logits = answer_logits(model, features, packed).float()
-    each = F.cross_entropy(logits.flatten(0, 2), packed.targets.flatten(), reduction="none")
+    logits, early = _forward(model, features, packed)
+    each = F.cross_entropy(logits.float().flatten(0, 2), packed.targets.flatten(), reduction="none")
     weights = packed.weights.flatten()
     answers = (weights > EOS_WEIGHT).sum().clamp(min=1)
-    return (each * weights).sum() / answers, head.loss(features, packed.patches)
+    image, question, position, row, column = packed.mentions.unbind(1)
+    index = PREFIX_LENGTH + question * packed.blocks.shape[2] + position
+    grounding = head.grounding_loss(early[image, index], torch.stack([row, column], dim=1))
+    return (each * weights).sum() / answers, head.loss(features, packed.patches), grounding
 
 
 def _rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:

@@ -15,6 +15,7 @@ RECIPES: tuple[str, ...] = tuple(sorted(p.stem for p in _FOLDER.glob("*.yaml")))
 """Names of the recipes that ship with the package."""
 
 Group = Literal["what", "where", "relation", "yes_no"]
+Naming = Literal["color", "shape", "shape_color"]
 Weight = Annotated[float, Field(ge=0)]
 Positive = Annotated[int, Field(gt=0)]
 
@@ -51,10 +52,16 @@ class Stage(_Questions):
 
     kind: Literal["scenes"] = "scenes"
     groups: dict[Group, Weight]
+    naming: dict[Naming, Weight] | None = None
+    """Weight of each way of naming objects; None means equal."""
     objects: dict[int, Weight]
     first_objects: dict[int, Weight] | None = None
     """Object counts during the first `first_steps` steps."""
     first_steps: int = Field(default=0, ge=0)
+    grounding: float = Field(default=0.0, ge=0)
+    """Weight of the grounding loss: words that name an object tell its patch."""
+    match_norm: bool = False
+    """Before the stage, scale the projector so that image tokens have the norm of words."""
 
 
 class ShortcutStage(_Questions):

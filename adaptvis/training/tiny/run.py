@@ -1,6 +1,7 @@
 """Running a recipe from start to exported model."""
 
 import os
+from importlib.resources import files
 from pathlib import Path
 
 import torch
@@ -10,9 +11,13 @@ from adaptvis.training.tiny.export import export, load_float32
 from adaptvis.training.tiny.loop import Progress, Trainer
 from adaptvis.training.tiny.model import build_model
 from adaptvis.training.tiny.recipe import load_recipe
-from adaptvis.training.tiny.validate import accuracy, validation_batch
+from adaptvis.training.tiny.validate import accuracy, prior_validation_batch, validation_batch
 
 __all__ = ["run_recipe"]
+
+
+def _shipped(recipe: str, seed: int) -> Path:
+    return Path(str(files("adaptvis"))) / "assets" / "models" / f"{recipe}-seed{seed}"
 
 
 def run_recipe(
@@ -33,7 +38,8 @@ def run_recipe(
         name: a name in `RECIPES`.
         output: folder of the exported model; the resumable checkpoint lies in it too while
             training runs.
-        base: exported model to continue from; recipes with a base need it.
+        base: exported model to continue from, for recipes with a base; by default the shipped
+            model of that recipe and seed.
         resume: continue from the checkpoint in `output`, if there is one.
         progress: receives one line of text per report.
 
@@ -44,9 +50,12 @@ def run_recipe(
     recipe = load_recipe(name)
     say = progress or (lambda line: None)
     if recipe.base and base is None:
-        raise CheckpointError(
-            f"The recipe {name!r} continues {recipe.base!r}: give the folder of that model as base."
-        )
+        base = _shipped(recipe.base, seed)
+        if not base.is_dir():
+            raise CheckpointError(
+                f"The recipe {name!r} continues {recipe.base!r}, which is not shipped for seed "
+                f"{seed}: train it and give its folder as base."
+            )
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
@@ -55,10 +64,15 @@ def run_recipe(
         trainer = Trainer(model, recipe, seed, folder)
         if resume and trainer.resume():
             say(f"resumed at stage {trainer.stage}, step {trainer.step}")
-        held_out = validation_batch()
+        held_out = {"": validation_batch()}
+        if recipe.base:
+            held_out |= {f"{s}: ": prior_validation_batch(s) for s in ("balanced", "conflicting")}
 
         def validate() -> str:
-            return " ".join(f"{k} {v:.1f}" for k, v in accuracy(model, held_out).items())
+            return " | ".join(
+                label + " ".join(f"{k} {v:.1f}" for k, v in accuracy(model, batch).items())
+                for label, batch in held_out.items()
+            )
 
         trainer.run(say, validate)
         export(model, folder)

@@ -11,7 +11,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from adaptvis.data.prior import SLOTS, prior_questions
-from adaptvis.data.questions import KINDS_OF, Question, questions_about
+from adaptvis.data.questions import (
+    KINDS_OF,
+    POSITIONS,
+    Question,
+    outermost,
+    questions_about,
+)
 from adaptvis.data.scenes import (
     CANVAS,
     COLORS,
@@ -24,8 +30,9 @@ from adaptvis.data.scenes import (
     shape_mask,
 )
 from adaptvis.training.tiny.model import GRID, PATCH
+from adaptvis.training.tiny.tokenizer import encode_words
 
-__all__ = ["Batch", "make_batch", "patch_labels", "prior_batch"]
+__all__ = ["Batch", "make_batch", "mentions", "patch_labels", "prior_batch"]
 
 _COLOR_INDEX = {c: i + 1 for i, c in enumerate(COLORS)}
 _SHAPE_INDEX = {s: i + 1 for i, s in enumerate(SHAPES)}
@@ -47,6 +54,7 @@ def make_batch(
     questions: int,
     object_weights: Mapping[int, float],
     group_weights: Mapping[str, float],
+    naming_weights: Mapping[str, float] | None = None,
     part: Part = "train",
 ) -> Batch:
     """Clean scenes with questions drawn by group.
@@ -55,13 +63,19 @@ def make_batch(
         key: names the random stream, for example "0/stage1/17".
         object_weights: weight of each number of objects.
         group_weights: weight of each group of questions, "what", "where", "relation", "yes_no"
-            (see `group_of`); inside a group the three ways of naming are equally likely.
+            (see `group_of`).
+        naming_weights: weight of each way of naming objects (color, shape, shape_color);
+            equal by default.
     """
     rng = random.Random(key)
     counts = rng.choices(list(object_weights), list(object_weights.values()), k=images)
     scenes = [random_scene(rng, count, part) for count in counts]
+    naming = naming_weights or {"color": 1.0, "shape": 1.0, "shape_color": 1.0}
     cells = _CELLS
-    weights = [group_weights.get(group_of(*cell), 0.0) for cell in cells]
+    weights = [
+        group_weights.get(group_of(*cell), 0.0) * naming.get(cell[0].rpartition("_")[0], 0.0)
+        for cell in cells
+    ]
     asked = []
     for scene in scenes:
         cache: dict[tuple[str, str], list[Question]] = {}
@@ -113,6 +127,28 @@ def prior_batch(
         asked.append([rng.choice(rng.choice(filled)) for _ in range(questions)] if filled else [])
     pixels = [degrade(render_array(s), generator, contrast, noise) for s in scenes]
     return Batch(np.stack(pixels), scenes, asked)
+
+
+def mentions(scene: Scene, question: Question) -> list[tuple[int, int, int]]:
+    """Words that stand for one object: (index of the word's token, patch row, patch column).
+
+    The colour word where a question names a colour, else the shape word; in a `what` question the
+    word that names the side, which stands for the outermost object there.
+    """
+    words = encode_words(question.text)
+    found = []
+    if question.kind == "what":
+        for side in POSITIONS:
+            item = outermost(scene, side)
+            if item is not None and (word := encode_words(side)[0]) in words:
+                found.append((words.index(word), item.y // PATCH, item.x // PATCH))
+        return found
+    by_color = not question.category.startswith("shape_") or "shape_color" in question.category
+    for item in scene.objects:
+        (word,) = encode_words(item.color if by_color else item.shape)
+        if word in words:
+            found.append((words.index(word), item.y // PATCH, item.x // PATCH))
+    return found
 
 
 def patch_labels(scene: Scene) -> NDArray[np.int64]:

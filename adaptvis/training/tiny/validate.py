@@ -2,14 +2,18 @@
 
 from collections import defaultdict
 
+import numpy as np
 import torch
 from transformers import LlavaForConditionalGeneration
 
-from adaptvis.data.questions import KINDS_OF
+from adaptvis.data.prior import PriorSplit, generate_prior
+from adaptvis.data.questions import KINDS_OF, Question
+from adaptvis.data.samples import Sample
+from adaptvis.data.scenes import Scene
 from adaptvis.training.tiny.packing import EOS_WEIGHT, answer_logits, pack, patch_features
 from adaptvis.training.tiny.stream import Batch, group_of, make_batch
 
-__all__ = ["accuracy", "validation_batch"]
+__all__ = ["accuracy", "prior_validation_batch", "validation_batch"]
 
 
 def validation_batch(images: int = 128, questions: int = 12) -> Batch:
@@ -17,6 +21,22 @@ def validation_batch(images: int = 128, questions: int = 12) -> Batch:
     groups = {group_of(c, k): 1.0 for c, kinds in KINDS_OF.items() for k in kinds}
     objects = {2: 1.0, 3: 1.0, 4: 1.0}
     return make_batch("validation", images, questions, objects, groups, part="validation")
+
+
+def prior_validation_batch(split: PriorSplit, images: int = 150) -> Batch:
+    """Fixed clean validation images of 2ds-prior with their three questions each."""
+    grouped: dict[str, list[Sample]] = defaultdict(list)
+    for sample in generate_prior(split, "validation", seed=0, count=3 * images):
+        grouped[sample.image_id].append(sample)
+    groups = list(grouped.values())
+    return Batch(
+        images=np.stack([np.asarray(g[0].image) for g in groups]),
+        scenes=[Scene(())] * images,  # patch labels are not needed here
+        questions=[
+            [Question(s.question, s.answer, s.category) for s in g]  # type: ignore[arg-type]
+            for g in groups
+        ],
+    )
 
 
 @torch.no_grad()
@@ -34,4 +54,6 @@ def accuracy(
             if group == "what":
                 group = f"what_{question.category.removesuffix('_absolute')}"
             right[group].append(not bool(wrong[b, q].any()))
-    return {group: 100 * sum(r) / len(r) for group, r in sorted(right.items())}
+    everything = [hit for hits in right.values() for hit in hits]
+    shares = {group: 100 * sum(r) / len(r) for group, r in sorted(right.items())}
+    return shares | {"all": 100 * sum(everything) / len(everything)}
