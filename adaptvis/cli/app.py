@@ -11,6 +11,7 @@ from typing import Annotated
 
 import typer
 
+from adaptvis import __version__
 from adaptvis.cli.console import error, show_warnings_as_notes
 from adaptvis.cli.doctor import doctor
 from adaptvis.cli.evaluate import evaluate_command
@@ -36,9 +37,7 @@ app = typer.Typer(
 
 def _print_version(wanted: bool) -> None:
     if wanted:
-        from adaptvis.evaluation.plan import own_version
-
-        print(own_version())
+        print(__version__)
         raise typer.Exit
 
 
@@ -70,7 +69,7 @@ def main() -> None:
     try:
         with warnings.catch_warnings():
             show_warnings_as_notes()
-            app()
+            app(prog_name="adaptvis")
     except AdaptVisError as problem:
         error(str(problem))
         sys.exit(2)

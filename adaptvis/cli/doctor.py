@@ -11,6 +11,7 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
+from adaptvis import __version__
 from adaptvis.cli.console import error, out
 from adaptvis.errors import AdaptVisError
 
@@ -66,8 +67,7 @@ def _version(package: str) -> str | None:
 
 def _software() -> Iterator[Row]:
     yield "python", f"{platform.python_version()} on {platform.platform(terse=True)}", _GOOD
-    own = _version("adaptvis")
-    yield "adaptvis", own or "run from its source folder, not installed", _GOOD
+    yield "adaptvis", __version__, _GOOD
     for package in _REQUIRED:
         found = _version(package)
         yield package, found or f"missing: pip install {package}", _GOOD if found else _BAD

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from adaptvis.cli.console import note, out, progress_console
+from adaptvis.cli.console import note, out
 from adaptvis.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -106,6 +106,7 @@ def evaluate_command(
     """
     from adaptvis.cli.methods import methods_for
     from adaptvis.cli.models import CONVERGED, SHORTCUT, check_engine, load_engine, resolve_model
+    from adaptvis.cli.progress import Bars
     from adaptvis.evaluation import ModelPlan, Plan, evaluate
     from adaptvis.evaluation.output import check_output
     from adaptvis.tasks import get_task
@@ -128,28 +129,9 @@ def evaluate_command(
     folder = output or _default_output(resume)
     check_output(folder, resume=resume)
 
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
-
-    columns = (
-        TextColumn("{task.description}", markup=False),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-    )
     started = time.monotonic()
     try:
-        with Progress(*columns, console=progress_console()) as bars:
-            ids = {
-                (m.name, t.name): bars.add_task(f"{m.name}  {t.name}", total=None, start=False)
-                for m in plan.models
-                for t in plan.tasks
-            }
-
-            def show(model_name: str, task_name: str, done: int, total: int) -> None:
-                bar = ids[model_name, task_name]
-                bars.start_task(bar)
-                bars.update(bar, completed=done, total=total)
-
+        with Bars() as bars:
             run = evaluate(
                 plan,
                 lambda m: load_engine(
@@ -157,7 +139,7 @@ def evaluate_command(
                 ),
                 folder,
                 resume=resume,
-                progress=show,
+                progress=lambda m, t, done, total: bars.show(f"{m}  {t}", done, total),
             )
     except KeyboardInterrupt:
         note(f"interrupted; finish with the same options and --resume --output {folder}")

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
-from adaptvis.cli.console import note, out, progress_console
+from adaptvis.cli.console import note, out
 from adaptvis.errors import ConfigError, unknown_name
 
 if TYPE_CHECKING:
@@ -67,7 +67,7 @@ def tune(
         bool,
         typer.Option(
             "--always-steer",
-            help="Never settle for alpha 1, and keep AdaptVis in any case: for controls.",
+            help="Never settle for alpha 1, and keep both methods in any case: for controls.",
         ),
     ] = False,
     seed: Annotated[int, typer.Option(help="Of the folds and the bootstrap.")] = 0,
@@ -79,8 +79,8 @@ def tune(
 
     Every validation question is answered once under each coefficient and selection of layers, from
     one shared prefill. AdaptVis candidates recombine those answers. Of all settings within one
-    standard error of the best, the one closest to no steering is taken; AdaptVis is kept only
-    where its cross-validated gain over ScalingVis exceeds one standard error.
+    standard error of the best, the one closest to no steering is taken; a method is kept only where
+    its cross-validated gain is reliable.
 
     The settings go to adaptvis.json in the model's folder, where adaptvis eval finds them, with
     how they were found.
@@ -88,6 +88,7 @@ def tune(
     Example: `adaptvis tune -m my-model -t 2ds-prior-balanced --layers all --layers 1-3`
     """
     from adaptvis.cli.models import check_engine, load_engine, resolve_model
+    from adaptvis.cli.progress import Bars
     from adaptvis.config import Rows as RowsChoice
     from adaptvis.tasks import PARTS, get_task
     from adaptvis.tuning import DEFAULT_ALPHAS, Grid, run_sweep, select, store_presets
@@ -121,10 +122,8 @@ def tune(
         resolved.source, engine=engine, dtype=dtype, trust_remote_code=trust_remote_code
     )
 
-    from rich.progress import Progress
-
-    with Progress(console=progress_console()) as bars:
-        bar = bars.add_task(f"{len(grid.layers)} x {len(grid.alphas)} settings", total=None)
+    name = f"{len(grid.layers)} x {len(grid.alphas)} settings"
+    with Bars() as bars:
         sweep = run_sweep(
             running,
             chosen_task,
@@ -132,7 +131,7 @@ def tune(
             limit=limit,
             part=cast("Part", part),
             batch_size=batch_size,
-            progress=lambda done, total: bars.update(bar, completed=done, total=total),
+            progress=lambda done, total: bars.show(name, done, total),
         )
     selection = select(sweep, seed=seed, always_steer=always_steer)
     details = {

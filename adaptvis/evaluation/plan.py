@@ -3,15 +3,15 @@
 import hashlib
 from collections import Counter
 from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from adaptvis import __version__
 from adaptvis.config import SteeringConfig
 from adaptvis.errors import ConfigError
 from adaptvis.tasks import Part, Task
 
-__all__ = ["Method", "ModelPlan", "Plan", "fingerprint", "own_version"]
+__all__ = ["Method", "ModelPlan", "Plan", "fingerprint"]
 
 
 @dataclass(frozen=True)
@@ -68,7 +68,7 @@ class Plan:
     def to_dict(self) -> dict[str, Any]:
         """Plain values, the content of `run.json`."""
         return {
-            "adaptvis": own_version(),
+            "adaptvis": __version__,
             "models": [
                 {
                     "name": m.name,
@@ -85,14 +85,6 @@ class Plan:
             "seed": self.seed,
             **dict(self.settings),
         }
-
-
-def own_version() -> str:
-    """The installed version of adaptvis."""
-    try:
-        return version("adaptvis")
-    except PackageNotFoundError:
-        return "not installed"
 
 
 def fingerprint(source: str) -> str | None:

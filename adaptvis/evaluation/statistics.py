@@ -11,13 +11,22 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["Z_95", "Gain", "clustered_standard_error", "paired_gain", "wilson_interval"]
+__all__ = [
+    "RELIABLE_GAIN",
+    "Z_95",
+    "Gain",
+    "clustered_standard_error",
+    "paired_gain",
+    "wilson_interval",
+]
 
 Z_95 = 1.959963984540054
 """The two-sided 95 % point of the standard normal distribution."""
 
 FEWEST_IMAGES = 20
 """Below this many images a resampling interval is too narrow to decide anything."""
+
+RELIABLE_GAIN = "reliable gain"
 
 _CHUNK = 2**24
 
@@ -62,7 +71,7 @@ class Gain:
         if self.images < FEWEST_IMAGES:
             return "too few images to tell"
         if self.low > 0:
-            return "reliable gain"
+            return RELIABLE_GAIN
         if self.high < 0:
             return "reliable loss"
         return "no reliable effect"

@@ -11,11 +11,12 @@ luck. Three rules keep that out of the result:
    |log alpha|, then all layers rather than some, then the more accurate.
 2. *A threshold leaves questions on both sides*: at least 5 % and at least 20 of them.
 3. *Cross-validation*: both methods are chosen on four fifths of the images and scored on the
-   rest, five times. AdaptVis is kept only if its out-of-fold gain over ScalingVis exceeds one
-   standard error; otherwise both of its coefficients become ScalingVis's.
+   rest, five times. ScalingVis is kept only if its out-of-fold gain over no steering is reliable
+   (its 95 % interval lies above 0), else alpha is 1. AdaptVis is kept only if its out-of-fold gain
+   over what is left of ScalingVis is reliable, else both of its coefficients are ScalingVis's.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -23,7 +24,12 @@ from numpy.typing import NDArray
 
 from adaptvis.config import AdaptVis, ScalingVis
 from adaptvis.errors import DataError
-from adaptvis.evaluation.statistics import Gain, clustered_standard_error, paired_gain
+from adaptvis.evaluation.statistics import (
+    RELIABLE_GAIN,
+    Gain,
+    clustered_standard_error,
+    paired_gain,
+)
 from adaptvis.tuning.search import Sweep
 
 __all__ = ["Selection", "select"]
@@ -55,9 +61,11 @@ class _Candidate:
 class Selection:
     """The chosen settings, and what validation says of them.
 
-    baseline, scaling_accuracy, adaptvis_accuracy: on the questions that were chosen from, and so
-        flattering; `scaling_gain` (over the baseline) and `adaptvis_gain` (over ScalingVis) are
-        out of fold, of the *procedure*, and are not.
+    baseline_accuracy, scaling_accuracy, adaptvis_accuracy: of the settings, on the questions that
+        they were chosen from, and so flattering.
+    scaling_gain (over no steering), adaptvis_gain (over ScalingVis if that was kept, else over no
+        steering): out of fold, of the procedure, and so not flattering.
+    steers: whether ScalingVis was kept; if not, its alpha is 1.
     adaptive: whether AdaptVis was kept; if not, its two coefficients are ScalingVis's.
     """
 
@@ -69,6 +77,7 @@ class Selection:
     adaptvis_accuracy: float
     scaling_gain: Gain
     adaptvis_gain: Gain
+    steers: bool
     adaptive: bool
 
 
@@ -77,19 +86,26 @@ def select(sweep: Sweep, *, seed: int = 0, always_steer: bool = False) -> Select
 
     Args:
         seed: of the folds and the bootstrap.
-        always_steer: never choose alpha = 1 for ScalingVis and keep AdaptVis in any case, for
-            controls: a setting to measure on a model that gains nothing.
+        always_steer: never choose alpha = 1 for ScalingVis and keep both methods in any case,
+            for controls: a setting to measure on a model that gains nothing.
 
     Raises:
         DataError: fewer images than folds, or too few questions for any threshold.
     """
     everything = np.arange(len(sweep.images))
-    scaling = _choose_scaling(sweep, everything, always_steer)
-    adaptive = _choose_adaptvis(sweep, everything, always_steer)
-    scaling_gain, adaptvis_gain = _out_of_fold(sweep, seed, always_steer)
-    keep = always_steer or adaptvis_gain.mean > adaptvis_gain.standard_error
-    chosen = adaptive if keep else scaling
-    neutral = _Candidate(0, sweep.grid.neutral, sweep.grid.neutral)
+    neutral = _neutral(sweep)
+    scaling_hits = _out_of_fold(sweep, _choose_scaling, seed, always_steer)
+    adaptvis_hits = _out_of_fold(sweep, _choose_adaptvis, seed, always_steer)
+    neutral_hits = neutral.correct(sweep, everything)
+
+    scaling_gain = paired_gain(scaling_hits, neutral_hits, sweep.images, seed=seed)
+    steers = always_steer or scaling_gain.verdict == RELIABLE_GAIN
+    scaling = _choose_scaling(sweep, everything, always_steer) if steers else neutral
+
+    reference_hits = scaling_hits if steers else neutral_hits
+    adaptvis_gain = paired_gain(adaptvis_hits, reference_hits, sweep.images, seed=seed)
+    keep = always_steer or adaptvis_gain.verdict == RELIABLE_GAIN
+    chosen = _choose_adaptvis(sweep, everything, always_steer) if keep else scaling
 
     def accuracy(candidate: _Candidate) -> float:
         return float(candidate.correct(sweep, everything).mean())
@@ -111,8 +127,15 @@ def select(sweep: Sweep, *, seed: int = 0, always_steer: bool = False) -> Select
         adaptvis_accuracy=accuracy(chosen),
         scaling_gain=scaling_gain,
         adaptvis_gain=adaptvis_gain,
+        steers=steers and scaling != neutral,
         adaptive=keep,
     )
+
+
+def _neutral(sweep: Sweep) -> _Candidate:
+    """No steering: one candidate, not one per selection of layers."""
+    everywhere = sweep.grid.layers.index(None) if None in sweep.grid.layers else 0
+    return _Candidate(everywhere, sweep.grid.neutral, sweep.grid.neutral)
 
 
 def _choose_scaling(sweep: Sweep, questions: NDArray[np.intp], always_steer: bool) -> _Candidate:
@@ -124,9 +147,7 @@ def _choose_scaling(sweep: Sweep, questions: NDArray[np.intp], always_steer: boo
         if a != neutral
     ]
     if not always_steer:
-        # alpha = 1 is one candidate, not one per selection of layers.
-        everywhere = sweep.grid.layers.index(None) if None in sweep.grid.layers else 0
-        candidates.append(_Candidate(everywhere, neutral, neutral))
+        candidates.append(_neutral(sweep))
     accuracies = np.array([c.correct(sweep, questions).mean() for c in candidates])
     return _simplest_of_the_best(sweep, questions, candidates, accuracies)
 
@@ -199,8 +220,13 @@ def _simplest_of_the_best(
     return candidates[best]
 
 
-def _out_of_fold(sweep: Sweep, seed: int, always_steer: bool) -> tuple[Gain, Gain]:
-    """Gains of ScalingVis over no steering, and of AdaptVis over ScalingVis, out of fold."""
+def _out_of_fold(
+    sweep: Sweep,
+    choose: Callable[[Sweep, NDArray[np.intp], bool], _Candidate],
+    seed: int,
+    always_steer: bool,
+) -> NDArray[np.bool_]:
+    """Correctness of every question under the setting chosen without its fold."""
     names, image = np.unique(np.asarray(sweep.images), return_inverse=True)
     if len(names) < 2 * _FOLDS:
         raise DataError(
@@ -208,14 +234,8 @@ def _out_of_fold(sweep: Sweep, seed: int, always_steer: bool) -> tuple[Gain, Gai
         )
     fold_of_image = np.random.default_rng(seed).permutation(len(names)) % _FOLDS
     fold = fold_of_image[image]
-    scaling = np.zeros(len(fold), dtype=bool)
-    adaptvis = np.zeros(len(fold), dtype=bool)
+    correct = np.zeros(len(fold), dtype=bool)
     for held_out in range(_FOLDS):
         inside, outside = np.flatnonzero(fold != held_out), np.flatnonzero(fold == held_out)
-        for choose, result in ((_choose_scaling, scaling), (_choose_adaptvis, adaptvis)):
-            result[outside] = choose(sweep, inside, always_steer).correct(sweep, outside)
-    baseline = sweep.correct[0, sweep.grid.neutral]
-    return (
-        paired_gain(scaling, baseline, sweep.images, seed=seed),
-        paired_gain(adaptvis, scaling, sweep.images, seed=seed),
-    )
+        correct[outside] = choose(sweep, inside, always_steer).correct(sweep, outside)
+    return correct

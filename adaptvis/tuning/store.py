@@ -34,7 +34,9 @@ def found_by(selection: Selection, sweep: Sweep, details: Mapping[str, Any]) -> 
     """How the settings were found, as plain values."""
     gains = {
         "scalingvis_over_baseline": selection.scaling_gain,
-        "adaptvis_over_scalingvis": selection.adaptvis_gain,
+        f"adaptvis_over_{'scalingvis' if selection.steers else 'baseline'}": (
+            selection.adaptvis_gain
+        ),
     }
     return {
         **details,
@@ -46,10 +48,10 @@ def found_by(selection: Selection, sweep: Sweep, details: Mapping[str, Any]) -> 
             "rows": sweep.grid.rows,
         },
         "rule": (
-            "simplest setting within one standard error of the best; AdaptVis only where its "
-            "out-of-fold gain over ScalingVis exceeds one standard error"
+            "simplest setting within one standard error of the best; a method is kept only where "
+            "its out-of-fold gain is reliable (95 % interval above 0)"
         ),
-        "adaptvis_kept": selection.adaptive,
+        "kept": {"scalingvis": selection.steers, "adaptvis": selection.adaptive},
         "validation_accuracy": {
             "baseline": selection.baseline_accuracy,
             "scalingvis": selection.scaling_accuracy,

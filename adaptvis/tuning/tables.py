@@ -34,7 +34,10 @@ def choice_table(selection: Selection) -> Table:
     """The chosen settings, their accuracy, and the out-of-fold gain of choosing so."""
     table = Table(
         title=Text("Chosen", style="bold"),
-        caption=f"{selection.questions} questions; gains are out of fold, in points, 95 %",
+        caption=(
+            f"{selection.questions} questions; gain of choosing so, in points, out of fold, over "
+            "the kept line above"
+        ),
         box=box.SIMPLE_HEAD,
         title_justify="left",
         caption_justify="left",
@@ -42,7 +45,7 @@ def choice_table(selection: Selection) -> Table:
     for header in ("method", "setting"):
         table.add_column(header)
     table.add_column("accuracy", justify="right")
-    table.add_column("gain over the line above", justify="right")
+    table.add_column("gain", justify="right")
     table.add_column("")
     table.add_row("baseline", "", f"{100 * selection.baseline_accuracy:.1f}", "", "")
     table.add_row(
@@ -50,14 +53,14 @@ def choice_table(selection: Selection) -> Table:
         _scaling(selection.scaling),
         f"{100 * selection.scaling_accuracy:.1f}",
         points(selection.scaling_gain),
-        selection.scaling_gain.verdict,
+        selection.scaling_gain.verdict + ("" if selection.steers else ": not kept"),
     )
     table.add_row(
         "adaptvis",
         _adaptvis(selection.adaptvis) if selection.adaptive else "as scalingvis",
         f"{100 * selection.adaptvis_accuracy:.1f}",
         points(selection.adaptvis_gain),
-        selection.adaptvis_gain.verdict if selection.adaptive else "not kept",
+        selection.adaptvis_gain.verdict + ("" if selection.adaptive else ": not kept"),
     )
     return table
 

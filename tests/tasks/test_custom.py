@@ -1,0 +1,106 @@
+"""A user's own JSONL file: what is read, and what is refused with file and line."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from adaptvis.errors import DataError
+from adaptvis.tasks import get_task
+
+GOOD = {"image": "red.png", "question": "Where?", "answer": "left"}
+
+
+def write(folder: Path, *lines: dict[str, Any] | str) -> str:
+    folder.mkdir(exist_ok=True)
+    Image.new("RGBA", (8, 6), (255, 0, 0, 128)).save(folder / "red.png")
+    path = folder / "mine.jsonl"
+    path.write_text("\n".join(e if isinstance(e, str) else json.dumps(e) for e in lines) + "\n")
+    return str(path)
+
+
+def test_optional_fields_are_read(tmp_path: Path) -> None:
+    full = {
+        "images": ["red.png", "red.png"],
+        "question": "Which?",
+        "answers": ["left", "port"],
+        "options": ["left", "right"],
+        "category": "cups",
+        "id": "q7",
+        "object_count": 3,
+    }
+    first, second = get_task(write(tmp_path / "d", GOOD, "", full)).load()
+    assert (first.id, first.category, first.gold) == ("1", "all questions", ("left",))
+    assert [(i.mode, i.size) for i in first.query.images] == [("RGB", (8, 6))]
+    assert (second.id, second.category, second.object_count) == ("q7", "cups", 3)
+    assert second.candidates == ("left", "right")
+    assert len(second.query.images) == 2
+
+
+def test_parts(tmp_path: Path) -> None:
+    task = get_task(write(tmp_path / "d", GOOD, {**GOOD, "part": "validation"}))
+    assert [s.id for s in task.load()] == ["1"]
+    assert [s.id for s in task.load(part="validation")] == ["2"]
+    only_test = get_task(write(tmp_path / "d", GOOD))
+    with pytest.raises(DataError, match=r'no line with "part": "validation"'):
+        only_test.load(part="validation")
+
+
+@pytest.mark.parametrize(
+    ("bad", "message"),
+    [
+        ("{", "not valid JSON"),
+        ("[1]", "expected an object"),
+        ({**GOOD, "anwser": "x"}, "unknown field 'anwser'"),
+        ({"image": "red.png", "question": "Where?"}, "answer must be"),
+        ({**GOOD, "question": ""}, "question must be"),
+        ({**GOOD, "answers": []}, "answers must be"),
+        ({**GOOD, "options": ["up", "down"]}, "'left' is not among the options"),
+        ({**GOOD, "part": "train"}, "part must be"),
+        ({**GOOD, "object_count": "3"}, "object_count"),
+        ({**GOOD, "image": "gone.png"}, "gone.png does not exist"),
+        ({**GOOD, "image": "broken.png"}, "broken.png cannot be read"),
+        ({**GOOD, "image": "text.png"}, "not an image"),
+        ({**GOOD, "image": "../secret.png"}, "outside the folder"),
+        ({**GOOD, "image": "link.png"}, "outside the folder"),
+    ],
+)
+def test_a_bad_line_is_named(tmp_path: Path, bad: dict[str, Any] | str, message: str) -> None:
+    folder = tmp_path / "d"
+    path = write(folder, GOOD, bad)
+    Image.new("RGB", (8, 8)).save(tmp_path / "secret.png")
+    (folder / "link.png").symlink_to(tmp_path / "secret.png")
+    whole = (folder / "red.png").read_bytes()
+    (folder / "broken.png").write_bytes(whole[: len(whole) // 2])
+    (folder / "text.png").write_text("hello")
+    with pytest.raises(DataError) as caught:
+        get_task(path).load()
+    text = str(caught.value)
+    assert text.startswith(f"{path}, line 2: ")
+    assert message in text
+    assert "\n" not in text
+
+
+def test_an_absolute_path_is_refused(tmp_path: Path) -> None:
+    Image.new("RGB", (8, 8)).save(tmp_path / "secret.png")
+    path = write(tmp_path / "d", {**GOOD, "image": str(tmp_path / "secret.png")})
+    with pytest.raises(DataError, match="outside the folder"):
+        get_task(path).load()
+
+
+def test_empty_and_binary_files(tmp_path: Path) -> None:
+    empty = tmp_path / "empty.jsonl"
+    empty.write_text("\n")
+    with pytest.raises(DataError, match="no questions"):
+        get_task(str(empty)).load()
+    empty.write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(DataError, match="UTF-8"):
+        get_task(str(empty)).load()
+
+
+def test_two_lines_with_one_id(tmp_path: Path) -> None:
+    path = write(tmp_path / "d", {**GOOD, "id": "a"}, {**GOOD, "id": "a"})
+    with pytest.raises(DataError, match="2 questions with the id 'a'"):
+        get_task(path).load()

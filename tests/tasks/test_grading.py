@@ -1,0 +1,47 @@
+"""The rule grader on answers worked out by hand."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from adaptvis.tasks import Grade, grade
+from adaptvis.tasks.grading import mentioned, normalised_words
+
+SIDES = ("left", "right", "top", "bottom")
+
+
+@pytest.mark.parametrize(
+    ("text", "gold", "candidates", "expected"),
+    [
+        ("left", ["left"], SIDES, Grade(True, True, True)),
+        (" Left. ", ["left"], SIDES, Grade(True, True, True)),
+        ("The left", ["left"], SIDES, Grade(True, True, True)),
+        ("It is on the left.", ["left"], SIDES, Grade(True, True, False)),
+        ("left or right", ["left"], SIDES, Grade(True, False, False)),
+        ("right", ["left"], SIDES, Grade(False, False, True)),
+        # "on" is a part of "front" and of "bottom", but not one of their words
+        ("in front", ["on"], ("on", "front"), Grade(False, False, False)),
+        ("bottom", ["on"], ("on", "bottom"), Grade(False, False, True)),
+        ("top left", ["left"], (*SIDES, "top left"), Grade(True, False, True)),
+        ("red circle", ["red circle"], ("red circle", "red"), Grade(True, True, True)),
+        ("circle red", ["red circle"], (), Grade(False, False, False)),
+        ("a red circle", ["red circle"], (), Grade(True, True, True)),
+        ("two", ["2", "two"], (), Grade(True, True, True)),
+        ("", ["left"], SIDES, Grade(False, False, False)),
+        ("\uff2c\uff45\uff46\uff54", ["left"], SIDES, Grade(True, True, True)),  # full width
+    ],
+)
+def test_grades(text: str, gold: list[str], candidates: tuple[str, ...], expected: Grade) -> None:
+    assert grade(text, gold, candidates) == expected
+
+
+def test_longer_phrases_take_their_words_first() -> None:
+    assert mentioned("the top left corner, then left", ["left", "top left"]) == {"left", "top left"}
+    assert mentioned("the top left corner", ["left", "top left"]) == {"top left"}
+
+
+@given(st.text())
+def test_any_text_is_graded_without_failing(text: str) -> None:
+    result = grade(text, ["left"], SIDES)
+    assert result.correct or not result.strict
+    assert normalised_words(" ".join(normalised_words(text))) == normalised_words(text)
