@@ -47,7 +47,8 @@ class Family:
         if not isinstance(token, int):
             raise UnknownFamilyError(
                 f"The configuration of this {self.model_type!r} model has no "
-                f"{self.image_token_id}, so its image tokens cannot be found; declare the family with "
+                f"{self.image_token_id}, so its image tokens cannot be found; declare the family "
+                "with "
                 "adaptvis.hf.register_family(Family(..., image_token_id=...))"
             )
         return token

@@ -12,14 +12,13 @@ import threading
 import warnings
 import weakref
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from transformers.cache_utils import Cache
 
-from adaptvis.config import AdaptVis, NormRescale, ScalingVis
+from adaptvis.config import AdaptVis, ScalingVis
 from adaptvis.errors import AdaptVisWarning, PromptError, UnsupportedError
 from adaptvis.hf.cache import sequence_length
 from adaptvis.hf.decisions import DecisionBatch
@@ -27,36 +26,10 @@ from adaptvis.hf.decoder_pass import DecoderCall, PromptPlan, run_prompt, run_st
 from adaptvis.hf.families import family_for
 from adaptvis.hf.hooks import MethodHook
 from adaptvis.hf.norms import rescale_features, text_embedding_norms
-from adaptvis.hf.prompts import Generation, PromptState, expand_prompts, join_ids
-from adaptvis.hf.selection import select_image_tokens
-from adaptvis.steering.spans import steered_rows
+from adaptvis.hf.planning import ForwardCall, Planner, Steering
+from adaptvis.hf.prompts import Generation, PromptState, expand_prompts
 
-__all__ = ["PatchedModel", "Steering"]
-
-_NO_IMAGE = "the prompt has no image tokens"
-_NOT_SELECTED = "the selected images or regions are not in the prompt"
-
-
-class Steering(Protocol):
-    """What a handle offers to the hooks."""
-
-    attention: ScalingVis | AdaptVis | None
-    norms: NormRescale | None
-    processor: Any
-
-    def record(self, decisions: DecisionBatch) -> None:
-        """Keep the decisions of the latest prefill."""
-
-
-@dataclass
-class _ForwardCall:
-    """The model's forward call around a decoder call."""
-
-    steering: Steering
-    attention: ScalingVis | AdaptVis
-    input_ids: Tensor | None
-    padding_mask: Tensor | None
-    generation: Generation | None
+__all__ = ["PatchedModel"]
 
 
 class PatchedModel:
@@ -68,9 +41,9 @@ class PatchedModel:
         attention: Callable[[], Steering | None],
         norms: Callable[[], Steering | None],
     ) -> None:
-        self.config: Any = model.config
-        self.family = family_for(self.config)
-        self.image_token_id = self.family.placeholder_of(self.config)
+        config: Any = model.config
+        family = family_for(config)
+        self.planner = Planner(family, config, family.placeholder_of(config))
         self._attention = attention
         self._norms = norms
         self._lock = threading.RLock()
@@ -78,7 +51,7 @@ class PatchedModel:
         self._states: weakref.WeakKeyDictionary[Cache, PromptState] = weakref.WeakKeyDictionary()
         self._text_norms: Tensor | None = None
 
-        decoder = self.family.decoder_of(model)
+        decoder = family.decoder_of(model)
         self.decoder_config: Any = decoder.config
         self._embedding: nn.Module = model.get_input_embeddings()  # type: ignore[operator]
         self._head: nn.Module = model.get_output_embeddings()  # type: ignore[operator]
@@ -93,7 +66,7 @@ class PatchedModel:
                 (model, "forward", self._model_forward),
                 (model, "generate", self._generate),
                 (decoder, "forward", self._decoder_forward),
-                (self.family.features_of(model), "get_image_features", self._get_image_features),
+                (family.features_of(model), "get_image_features", self._get_image_features),
             ):
                 if hasattr(module, name):
                     self._hooks.append(MethodHook(module, name, wrapper))
@@ -120,6 +93,7 @@ class PatchedModel:
         mask = kwargs.get("attention_mask")
         length = mask.shape[1] if isinstance(mask, Tensor) and mask.dim() == 2 else 0
         outer = getattr(self._local, "generation", None)
+        self._local.feature_lengths = None
         self._local.generation = Generation(prompt_ids, max(length, prompt_ids.shape[1]))
         try:
             return original(*args, **kwargs)
@@ -142,7 +116,7 @@ class PatchedModel:
                     "Steering acts at inference and labels ask for a training loss; call "
                     "adaptvis.unpatch(model) before training, or leave labels out"
                 )
-            self._local.call = _ForwardCall(
+            self._local.call = (
                 steering,
                 steering.attention,
                 named.get("input_ids"),
@@ -165,14 +139,16 @@ class PatchedModel:
         return rescale_features(outputs, steering.norms, self._text_norms)
 
     def _decoder_forward(self, original: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-        call: _ForwardCall | None = getattr(self._local, "call", None)
+        call = getattr(self._local, "call", None)
         if call is None:
             return original(*args, **kwargs)
         kwargs = {**dict(zip(self._decoder_names, args, strict=False)), **kwargs}
         decoder_call = DecoderCall(original, kwargs, self._head, self._attention_configs)
-        return self._steer(call, decoder_call)
+        # The vision encoder may have run since the model's forward began.
+        lengths = getattr(self._local, "feature_lengths", None)
+        return self._steer(ForwardCall(*call, lengths), decoder_call)
 
-    def _steer(self, call: _ForwardCall, decoder_call: DecoderCall) -> Any:
+    def _steer(self, call: ForwardCall, decoder_call: DecoderCall) -> Any:
         cache, length = decoder_call.cache, decoder_call.length
         cached = sequence_length(cache)
         end = cached + length
@@ -180,7 +156,7 @@ class PatchedModel:
         state = self._states.get(cache) if cache is not None else None
         if state is None and generation is not None:
             state = generation.state
-        ids = self._ids_seen(call, state, cached, decoder_call)
+        ids = call.ids_seen(state, cached, length)
 
         if generation is not None:
             prompt_length = generation.prompt_length
@@ -198,18 +174,18 @@ class PatchedModel:
             return decoder_call.forward(**decoder_call.kwargs)
 
         if end < prompt_length:
-            self._refuse_chunk(steering, ids)
+            self.planner.check_chunk(call, ids)
             if cache is not None:
                 self._states[cache] = PromptState(ids)
             return decoder_call.forward(**decoder_call.kwargs)
 
         if cache is None and state is not None and state.alpha is not None:
-            plan = self._plan(call, ids, cached, length, prompt_length)
+            plan = self.planner.plan(call, ids, cached, prompt_length)
             if all(plan.reasons):
                 return decoder_call.forward(**decoder_call.kwargs)
             return run_steered(decoder_call.tail(0), plan, expand_prompts(state.alpha, len(ids)))
 
-        plan = self._plan(call, ids, cached, length, prompt_length)
+        plan = self.planner.plan(call, ids, cached, prompt_length)
         output, decisions = run_prompt(decoder_call, plan)
         state = PromptState(ids, prompt_length, plan.columns, decisions.alpha, plan.reasons)
         if output.past_key_values is not None:
@@ -222,66 +198,6 @@ class PatchedModel:
         self._report(call.steering, decisions, rows_per_prompt)
         return output
 
-    def _ids_seen(
-        self, call: _ForwardCall, state: PromptState | None, cached: int, decoder_call: DecoderCall
-    ) -> Tensor:
-        length = decoder_call.length
-        new = call.input_ids
-        if new is None or new.shape[1] != length:
-            raise PromptError(
-                "Steering finds image tokens in input_ids, and this forward call "
-                + ("has none" if new is None else f"has {new.shape[1]} for {length} positions")
-                + "; pass input_ids with one placeholder per image token"
-            )
-        known = None if state is None else state.ids
-        generation = call.generation
-        if generation is not None and generation.prompt_ids.shape[1] >= cached:
-            known = generation.prompt_ids
-        return join_ids(known, cached, new)
-
-    def _plan(
-        self, call: _ForwardCall, ids: Tensor, cached: int, length: int, prompt_length: int
-    ) -> PromptPlan:
-        steering = call.attention
-        image_tokens = ids == self.image_token_id
-        image_tokens[:, prompt_length:] = False
-        columns = select_image_tokens(
-            steering,
-            ids,
-            image_tokens,
-            family=self.family,
-            config=self.config,
-            processor=call.steering.processor,
-            feature_lengths=self._feature_lengths(call, len(ids)),
-        )
-        padding = None
-        mask = call.padding_mask
-        if isinstance(mask, Tensor) and mask.dim() == 2 and mask.shape[1] >= ids.shape[1]:
-            padding = mask[:, : ids.shape[1]] == 0
-        rows = steered_rows(steering.rows, image_tokens, prompt_length, padding)[:, cached:]
-        any_image = image_tokens.any(dim=1).tolist()
-        any_column = (columns.any(dim=1) & rows.any(dim=1)).tolist()
-        reasons = tuple(
-            "" if selected else (_NOT_SELECTED if image else _NO_IMAGE)
-            for image, selected in zip(any_image, any_column, strict=True)
-        )
-        return PromptPlan(steering, columns, rows, prompt_length - 1 - cached, reasons)
-
-    def _feature_lengths(self, call: _ForwardCall, rows: int) -> list[int] | None:
-        lengths: list[int] | None = getattr(self._local, "feature_lengths", None)
-        if lengths is None or call.generation is None:
-            return lengths
-        # The encoder runs before the batch is repeated for beams.
-        prompts = len(call.generation.prompt_ids)
-        tokens = (call.generation.prompt_ids == self.image_token_id).sum(dim=1).tolist()
-        remaining, repeated = list(lengths), []
-        for total in tokens:
-            own: list[int] = []
-            while remaining and sum(own) < total:
-                own.append(remaining.pop(0))
-            repeated.extend(own * (rows // prompts))
-        return repeated
-
     def _steer_decoded(
         self, call: DecoderCall, state: PromptState, steering: ScalingVis | AdaptVis, end: int
     ) -> Any:
@@ -293,13 +209,6 @@ class PatchedModel:
         steered = torch.ones((rows, call.length), dtype=torch.bool, device=columns.device)
         plan = PromptPlan(steering, columns, steered, 0, state.reasons)
         return run_steered(call.tail(0), plan, expand_prompts(state.alpha, rows))
-
-    def _refuse_chunk(self, steering: ScalingVis | AdaptVis, ids: Tensor) -> None:
-        if steering.rows == "text_after_image" and bool((ids == self.image_token_id).any()):
-            raise UnsupportedError(
-                "rows='text_after_image' needs the prompt from its first image on in one forward "
-                "call; turn chunked prefill off or use rows='last_prompt_token'"
-            )
 
     @staticmethod
     def _report(steering: Steering, decisions: DecisionBatch, rows_per_prompt: int) -> None:

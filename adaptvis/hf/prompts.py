@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -44,7 +44,6 @@ class Generation:
     prompt_length: int
     state: PromptState | None = None
     finished: bool = False
-    feature_lengths: list[int] | None = field(default=None)
 
 
 def expand_prompts(tensor: Tensor, rows: int) -> Tensor:

@@ -1,0 +1,109 @@
+"""The transformers engine: shared prefill, batch invariance, reasons, and bad models."""
+
+import pytest
+from hf.helpers import FAMILIES, Case, image
+
+from adaptvis import AdaptVis, NormRescale, ScalingVis, steer
+from adaptvis.engine import Engine, Query
+from adaptvis.errors import CheckpointError, ConfigError, PromptError, UnknownFamilyError
+from adaptvis.hf.engine import HFEngine
+
+pytestmark = pytest.mark.filterwarnings("ignore:.*pad_token_id")
+
+CONFIGS = [
+    None,
+    ScalingVis(alpha=2.0),
+    ScalingVis(alpha=0.5, rows="text_after_image"),
+    AdaptVis(threshold=0.4),
+    ScalingVis(alpha=2.0, rows="generated"),
+    NormRescale(),
+]
+QUERIES = [
+    Query("where is the cat", (image(0),)),
+    Query("what", (image(1),)),
+    Query("left or right of the dog", (image(2),)),
+]
+
+
+def engine_for(family: str) -> HFEngine:
+    case = Case(family)
+    return HFEngine(case.model, case.processor)
+
+
+def same(first, second) -> None:
+    assert first.token_ids == second.token_ids
+    assert first.confidence == pytest.approx(second.confidence, abs=1e-4)
+    assert (first.alpha, first.applied, first.reason) == (
+        second.alpha,
+        second.applied,
+        second.reason,
+    )
+
+
+# SmolVLM's chat template asks its video processor, which needs torchvision.
+@pytest.mark.parametrize("family", [name for name in FAMILIES if name != "smolvlm"])
+def test_sharing_the_prefill_and_batching_change_no_answer(family):
+    engine = engine_for(family)
+    together = engine.answer(QUERIES, CONFIGS, max_new_tokens=4)
+    for index, config in enumerate(CONFIGS):
+        for query, answer in zip(QUERIES, together[index], strict=True):
+            same(answer, engine.answer([query], [config], max_new_tokens=4)[0][0])
+
+
+def test_answers_are_those_of_a_patched_generate():
+    case = Case("llava")
+    engine = engine_for("llava")
+    query = QUERIES[0]
+    for config, (answer,) in zip(
+        CONFIGS, engine.answer([query], CONFIGS, max_new_tokens=4), strict=True
+    ):
+        inputs = engine.encode([query])
+        with steer(case.model, config):
+            tokens = case.model.generate(**inputs, max_new_tokens=4, do_sample=False)
+        assert answer.token_ids == tuple(tokens[0, inputs["input_ids"].shape[1] :].tolist())
+
+
+def test_a_query_without_image_is_answered_and_says_why_it_was_not_steered():
+    answers = engine_for("qwen2_vl").answer(
+        [QUERIES[0], Query("no picture")], [ScalingVis(alpha=2.0)], max_new_tokens=2
+    )[0]
+    assert [answer.applied for answer in answers] == [True, False]
+    assert answers[1].reason == "the prompt has no image tokens"
+
+
+def test_it_is_an_engine_and_describes_itself():
+    engine = engine_for("llava")
+    assert isinstance(engine, Engine)
+    assert engine.describe()["model_type"] == "llava"
+    assert engine.describe()["dtype"] == "float32"
+
+
+def test_raw_prompts_go_to_the_processor_as_they_are():
+    engine = engine_for("llava")
+    ids = engine.encode([Query("USER: <image> hello", (image(0),), raw=True)])["input_ids"]
+    text = engine.processor.tokenizer.decode(ids[0]).lower()
+    assert text.count("hello") == 1
+    with pytest.raises(PromptError, match="processor refused"):
+        engine.encode([Query("no placeholder", (image(0), image(1)), raw=True)])
+
+
+def test_missing_incomplete_and_foreign_checkpoints_are_named(tmp_path):
+    with pytest.raises(CheckpointError, match="No model at"):
+        HFEngine.load(tmp_path / "nowhere")
+    with pytest.raises(CheckpointError, match=r"config\.json"):
+        HFEngine.load(tmp_path)
+    (tmp_path / "config.json").write_text('{"model_type": "llama"}')
+    with pytest.raises(UnknownFamilyError, match="Unknown model family 'llama'"):
+        HFEngine.load(tmp_path)
+    with pytest.raises(ConfigError, match="dtype must be one of"):
+        HFEngine.load(tmp_path, dtype="int3")
+
+
+def test_a_saved_model_loads_and_answers_the_same(tmp_path):
+    case = Case("llava")
+    case.model.save_pretrained(tmp_path)
+    case.processor.save_pretrained(tmp_path)
+    before = engine_for("llava").answer(QUERIES, CONFIGS[:2], max_new_tokens=3)
+    after = HFEngine.load(tmp_path).answer(QUERIES, CONFIGS[:2], max_new_tokens=3)
+    for old, new in zip(before, after, strict=True):
+        assert [a.token_ids for a in old] == [a.token_ids for a in new]

@@ -1,0 +1,86 @@
+"""NormRescale: image-token norms at the decoder's input."""
+
+import pytest
+import torch
+from hf.helpers import FAMILIES, Case, generate
+
+from adaptvis import NormRescale, ScalingVis, patch, steer
+from adaptvis.hf.norms import rescale_norms, text_embedding_norms
+
+pytestmark = pytest.mark.filterwarnings("ignore:.*pad_token_id")
+
+
+def decoder_input(case: Case) -> torch.Tensor:
+    """[image tokens, D]: what the text decoder receives at the image tokens."""
+    seen = {}
+
+    def hook(module, args, kwargs):
+        seen["embeds"] = kwargs["inputs_embeds"].detach().clone()
+
+    handle = case.decoder.register_forward_pre_hook(hook, with_kwargs=True)
+    try:
+        with torch.no_grad():
+            case.model(**case.inputs)
+    finally:
+        handle.remove()
+    return seen["embeds"][case.columns]
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_image_tokens_reach_the_decoder_with_the_mean_norm_of_text(family):
+    case = Case(family)
+    ids = torch.arange(case.model.get_input_embeddings().weight.shape[0])
+    text = case.model.get_input_embeddings()(ids).norm(dim=-1)
+    plain = decoder_input(case)
+    with steer(case.model, NormRescale()):
+        rescaled = decoder_input(case)
+    torch.testing.assert_close(
+        rescaled.norm(dim=-1), text.mean().expand(len(rescaled)), rtol=1e-4, atol=1e-5
+    )
+    cosine = torch.nn.functional.cosine_similarity(plain, rescaled, dim=-1)
+    torch.testing.assert_close(cosine, torch.ones_like(cosine))
+    torch.testing.assert_close(decoder_input(case), plain)
+
+
+def test_clip_caps_outliers_and_leaves_the_rest_alone():
+    case = Case("llava")
+    norms = decoder_input(case).norm(dim=-1)
+    cap = float(norms.median())
+    with steer(case.model, NormRescale(target=None, clip=cap)):
+        clipped = decoder_input(case).norm(dim=-1)
+    torch.testing.assert_close(clipped, norms.clamp(max=cap), rtol=1e-5, atol=1e-6)
+
+
+def test_text_clip_is_the_longest_text_embedding():
+    case = Case("llava")
+    longest = text_embedding_norms(case.model.get_input_embeddings()).max()
+    with steer(case.model, NormRescale(target=1e6, clip="text")):
+        norms = decoder_input(case).norm(dim=-1)
+    torch.testing.assert_close(norms, longest.expand_as(norms), rtol=1e-5, atol=1e-6)
+
+
+def test_norms_and_attention_steering_compose_in_one_patch_or_two():
+    case = Case("llava")
+    with steer(case.model, NormRescale(target=3.0)):
+        expected = case.reference(1.8)[1]
+    with steer(case.model, [ScalingVis(alpha=1.8), NormRescale(target=3.0)]):
+        together = generate(case.model, case.inputs)[1]
+    outer = patch(case.model, NormRescale(target=3.0))
+    with steer(case.model, ScalingVis(alpha=1.8)):
+        stacked = generate(case.model, case.inputs)[1]
+    outer.remove()
+    torch.testing.assert_close(together, expected, atol=1e-4, rtol=1e-4)
+    assert torch.equal(together, stacked)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_the_formula_in_float32_whatever_the_type(dtype):
+    torch.manual_seed(0)
+    vectors = torch.randn(5, 7, 16).to(dtype) * 10
+    vectors[0, 0] = 0
+    result = rescale_norms(vectors, target=2.0, clip=1.5)
+    assert result.dtype == dtype
+    assert torch.equal(result[0, 0], torch.zeros(16, dtype=dtype))
+    wide = vectors.double()
+    expected = wide / wide.norm(dim=-1, keepdim=True) * 1.5
+    torch.testing.assert_close(result[1:], expected[1:].to(dtype), rtol=1e-2, atol=1e-3)

@@ -1,0 +1,114 @@
+"""Steering one image of several, or the tokens under a box."""
+
+import pytest
+import torch
+from hf.helpers import TOLERANCE, Case, generate, image
+
+from adaptvis import AdaptVisWarning, Region, ScalingVis, patch, steer
+from adaptvis.errors import ConfigError, PromptError, UnsupportedError
+
+SIZE = (56, 40)
+
+
+def close(actual, expected) -> None:
+    torch.testing.assert_close(actual, expected, atol=TOLERANCE, rtol=TOLERANCE)
+
+
+def two_images(family: str) -> Case:
+    return Case(family, ["where is the cat"], [[image(0, *SIZE), image(1, *SIZE)]])
+
+
+@pytest.mark.parametrize("family", ["llava", "llava_next", "qwen2_vl", "gemma3", "internvl"])
+def test_the_second_image_is_the_second_half_of_the_image_tokens(family):
+    case = two_images(family)
+    positions = torch.where(case.columns[0])[0]
+    columns = torch.zeros_like(case.columns)
+    columns[0, positions[len(positions) // 2 :]] = True
+    with steer(case.model, ScalingVis(alpha=1.8, images=[1])):
+        close(generate(case.model, case.inputs)[1], case.reference(1.8, columns=columns)[1])
+
+
+@pytest.mark.parametrize("family", ["idefics3", "smolvlm"])
+def test_tiles_belong_to_one_image_and_need_the_processor(family):
+    case = two_images(family)
+    positions = torch.where(case.columns[0])[0]
+    columns = torch.zeros_like(case.columns)
+    columns[0, positions[: len(positions) // 2]] = True
+    config = ScalingVis(alpha=1.8, images=[0])
+    with steer(case.model, config, processor=case.processor):
+        close(generate(case.model, case.inputs)[1], case.reference(1.8, columns=columns)[1])
+    with steer(case.model, config), pytest.raises(UnsupportedError, match="processor=processor"):
+        generate(case.model, case.inputs)
+
+
+def test_chosen_images_survive_beams_and_unequal_prompts():
+    case = Case("llava", ["where is the cat", "right"], [[image(0), image(1)], [image(2)]])
+    columns = case.columns.clone()
+    first = torch.where(columns[0])[0]
+    columns[0, first[len(first) // 2 :]] = False
+    expected, _ = case.reference(1.8, columns=columns, generate={"num_beams": 2})
+    with steer(case.model, ScalingVis(alpha=1.8, images=[0])):
+        sequences, _ = generate(case.model, case.inputs, num_beams=2)
+    assert torch.equal(sequences, expected)
+
+
+def test_an_image_that_a_prompt_does_not_have_is_reported_and_left_alone():
+    case = two_images("llava")
+    _, untouched = generate(case.model, case.inputs)
+    with (
+        steer(case.model, ScalingVis(alpha=1.8, images=[5])) as handle,
+        pytest.warns(AdaptVisWarning, match="selected images or regions are not in the prompt"),
+    ):
+        assert torch.equal(generate(case.model, case.inputs)[1], untouched)
+    assert not handle.last[0].applied
+
+
+def test_a_region_steers_the_tokens_under_its_box():
+    # 56 x 40 pixels, shortest edge to 56 and cropped at the centre: 7 x 7 tokens of 8 pixels.
+    case = Case("llava", ["where is the cat"], [[image(0, *SIZE)]])
+    setup = case.processor.image_processor
+    assert (setup.crop_size["height"], case.columns.sum().item()) == (56, 49)
+    scale = 56 / SIZE[1]
+    left_edge = (SIZE[0] * scale - 56) / 2
+    positions = torch.where(case.columns[0])[0]
+    columns = torch.zeros_like(case.columns)
+    box = (0, 0, 25, 12)
+    for token, position in enumerate(positions.tolist()):
+        left = (token % 7 * 8 + left_edge) / scale
+        top = token // 7 * 8 / scale
+        columns[0, position] = left < box[2] and top < box[3]
+    assert 0 < columns.sum() < 49
+    config = ScalingVis(alpha=2.2, regions=[Region(box=box, image_size=SIZE)])
+    with steer(case.model, config, processor=case.processor):
+        close(generate(case.model, case.inputs)[1], case.reference(2.2, columns=columns)[1])
+
+
+def test_a_region_of_another_size_than_the_image_is_refused():
+    case = Case("qwen2_vl", ["where is the cat"], [[image(0, 112, 56)]])
+    region = Region(box=(0, 0, 10, 10), image_size=(56, 280))
+    with (
+        steer(case.model, ScalingVis(alpha=2, regions=[region]), processor=case.processor),
+        pytest.raises(PromptError, match="give the size of the image that this prompt holds"),
+    ):
+        generate(case.model, case.inputs)
+
+
+def test_regions_without_a_processor_say_how_to_pass_one():
+    case = Case("llava")
+    region = Region(box=(0, 0, 10, 10), image_size=SIZE)
+    with (
+        steer(case.model, ScalingVis(alpha=2, regions=[region])),
+        pytest.raises(UnsupportedError, match="processor=processor"),
+    ):
+        generate(case.model, case.inputs)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [({"layers": [7]}, "layers names 7, but this model has"), ({"heads": [99]}, "heads names 99")],
+)
+def test_layers_and_heads_that_the_model_lacks_are_refused_when_patching(options, message):
+    model = Case("llava").model
+    with pytest.raises(ConfigError, match=message):
+        patch(model, ScalingVis(alpha=2, **options))
+    assert "forward" not in model.__dict__

@@ -1,0 +1,151 @@
+"""Configurations are values: validated, hashable, and the same after a round trip."""
+
+import json
+import math
+
+import pytest
+import yaml
+from hypothesis import given
+from hypothesis import strategies as st
+
+from adaptvis.config import (
+    AdaptVis,
+    NormRescale,
+    Region,
+    ScalingVis,
+    load_config,
+    parse_config,
+)
+from adaptvis.errors import ConfigError
+from adaptvis.presets import PRESETS, load_model_presets, preset
+
+coefficients = st.floats(min_value=1e-6, max_value=1e6)
+indices = st.none() | st.sets(st.integers(0, 100), min_size=1).map(tuple)
+regions = st.builds(
+    lambda left, top, width, height, image: Region(
+        box=(left, top, left + width, top + height), image_size=(400, 400), image=image
+    ),
+    st.integers(0, 100),
+    st.integers(0, 100),
+    st.integers(1, 300),
+    st.integers(1, 300),
+    st.integers(0, 5),
+)
+where = {
+    "layers": indices,
+    "heads": indices,
+    "rows": st.sampled_from(["last_prompt_token", "generated", "text_after_image"]),
+}
+configs = st.one_of(
+    st.builds(ScalingVis, alpha=coefficients, images=indices, **where),
+    st.builds(
+        AdaptVis,
+        alpha_low=coefficients,
+        alpha_high=coefficients,
+        threshold=st.floats(0, 1),
+        regions=st.none() | st.lists(regions, min_size=1, max_size=3).map(tuple),
+        **where,
+    ),
+    st.builds(NormRescale, target=st.just("text") | coefficients, clip=st.none() | coefficients),
+    st.builds(NormRescale, target=st.none(), clip=st.just("text") | coefficients),
+)
+
+
+@given(configs)
+def test_json_and_yaml_round_trips_give_an_equal_value_with_an_equal_hash(config):
+    for again in (
+        parse_config(config.to_json()),
+        parse_config(yaml.safe_load(config.to_yaml())),
+        parse_config(config.to_dict()),
+    ):
+        assert again == config
+        assert hash(again) == hash(config)
+
+
+@pytest.mark.parametrize("suffix", [".json", ".yaml", ".yml"])
+def test_configurations_load_from_files(tmp_path, suffix):
+    config = AdaptVis(alpha_low=0.7, threshold=0.3, layers="1-3,5")
+    path = tmp_path / f"config{suffix}"
+    path.write_text(config.to_json() if suffix == ".json" else config.to_yaml())
+    assert load_config(path) == config
+
+
+def test_ranges_are_read_and_order_does_not_matter():
+    assert ScalingVis(alpha=1.2, layers="1-3,7").layers == (1, 2, 3, 7)
+    assert ScalingVis(alpha=1, heads=[3, 1, 3]) == ScalingVis(alpha=1, heads=(1, 3))
+
+
+def test_configurations_are_frozen():
+    with pytest.raises(ValueError, match="frozen"):
+        ScalingVis(alpha=1.2).alpha = 3
+
+
+def test_the_published_defaults():
+    assert (AdaptVis().alpha_low, AdaptVis().alpha_high, AdaptVis().threshold) == (0.5, 1.5, 0.4)
+    assert AdaptVis().rows == "last_prompt_token"
+    assert NormRescale().target == "text"
+
+
+def test_low_may_exceed_high_and_zero_flattens():
+    assert AdaptVis(alpha_low=2.0, alpha_high=0.5).alpha_low == 2.0
+    assert ScalingVis(alpha=0).alpha == 0
+
+
+@pytest.mark.parametrize(
+    ("build", "message"),
+    [
+        (lambda: ScalingVis(), "alpha: is required"),
+        (lambda: ScalingVis(alpha=math.nan), "alpha: a coefficient must be a finite number"),
+        (lambda: ScalingVis(alpha=math.inf), "alpha: a coefficient must be a finite number"),
+        (lambda: ScalingVis(alpha=-0.5), "alpha: .*got -0.5"),
+        (lambda: ScalingVis(alpha="much"), "alpha: .*got 'much'"),
+        (lambda: AdaptVis(alpha_low=0), "alpha_low: a coefficient must be above 0"),
+        (lambda: AdaptVis(threshold=1.5), "threshold is a probability between 0 and 1, got 1.5"),
+        (lambda: AdaptVis(threshold=math.nan), "threshold is a probability"),
+        (lambda: AdaptVis(beta=1), "beta: is not a parameter"),
+        (lambda: ScalingVis(alpha=1, rows="all"), "rows: .*got 'all'"),
+        (lambda: ScalingVis(alpha=1, layers=[]), "layers: an empty selection"),
+        (lambda: ScalingVis(alpha=1, layers=[-1]), "layers: indices count from 0"),
+        (lambda: ScalingVis(alpha=1, layers="3-1"), "layers: range '3-1' runs backwards"),
+        (lambda: ScalingVis(alpha=1, layers="a"), "layers: 'a' is not a list of indices"),
+        (lambda: ScalingVis(alpha=1, regions=[]), "regions is empty"),
+        (
+            lambda: ScalingVis(
+                alpha=1, images=[0], regions=[Region(box=(0, 0, 1, 1), image_size=(2, 2))]
+            ),
+            "either images or regions",
+        ),
+        (lambda: Region(box=(0, 0, 5, 1), image_size=(4, 4)), "outside the image of 4 x 4"),
+        (lambda: Region(box=(2, 0, 2, 1), image_size=(4, 4)), "is empty"),
+        (lambda: Region(box=(math.nan, 0, 2, 1), image_size=(4, 4)), "not a finite number"),
+        (lambda: NormRescale(target=0.0), "target: a norm must be a finite number above 0"),
+        (lambda: NormRescale(target=None), "nothing would be rescaled"),
+        (lambda: parse_config({"alpha": 1}), "needs a 'method'"),
+        (lambda: parse_config({"method": "adaptviz"}), "did you mean 'adaptvis'"),
+        (lambda: parse_config("{"), "not valid JSON"),
+        (lambda: parse_config("[1]"), "must be a mapping"),
+        (lambda: preset("adaptvis-vrs"), "did you mean 'adaptvis-vsr'"),
+        (lambda: load_config("missing.yaml"), "Cannot read the configuration missing.yaml"),
+    ],
+)
+def test_bad_values_are_refused_in_one_sentence(build, message):
+    with pytest.raises(ConfigError, match=message) as caught:
+        build()
+    assert "\n" not in str(caught.value)
+
+
+def test_published_presets_are_the_published_numbers():
+    assert preset("adaptvis-controlled_b") == AdaptVis(threshold=0.35)
+    assert preset("adaptvis-vg_two") == AdaptVis(alpha_high=2.0, threshold=0.2)
+    assert preset("scalingvis-vsr") == ScalingVis(alpha=0.5)
+    assert len(PRESETS) == 14
+
+
+def test_presets_beside_a_model_are_read_and_a_broken_file_is_named(tmp_path):
+    assert load_model_presets(tmp_path) == {}
+    path = tmp_path / "adaptvis.json"
+    path.write_text(json.dumps({"presets": {"scalingvis": ScalingVis(alpha=1.3).to_dict()}}))
+    assert load_model_presets(tmp_path) == {"scalingvis": ScalingVis(alpha=1.3)}
+    path.write_text("{}")
+    with pytest.raises(ConfigError, match=r"adaptvis\.json must hold"):
+        load_model_presets(tmp_path)
