@@ -85,7 +85,9 @@ def _panel(axes: Any, summary: Summary, model: str, task: str) -> dict[str, Any]
             capsize=2,
         )
     counts = sorted({int(a.group) for points in by_method.values() for a in points})
-    axes.set_xticks(counts)
+    if len(counts) <= 10:
+        axes.set_xticks(counts)
+    axes.set_xlim(counts[0] - 0.5, counts[-1] + 0.5)
     axes.grid(axis="y", color="#dddddd", linewidth=0.6)
     axes.set_axisbelow(True)
     axes.spines[["top", "right"]].set_visible(False)

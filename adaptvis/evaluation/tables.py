@@ -57,7 +57,8 @@ def accuracy_table(summary: Summary, model: str, task: str) -> Table:
         table.add_column(plain(method), justify="right", no_wrap=len(methods) <= 4)
     for grouping in ("category", "prior", "all"):
         rows = list(_rows(summary.accuracies_of(model, task, grouping)))
-        if grouping == "all" or len(rows) > 1 or (grouping == "prior" and rows):
+        # A single group would repeat the line of all questions.
+        if grouping == "all" or len(rows) > 1:
             if table.row_count:
                 table.add_section()
             for row in rows:
