@@ -94,7 +94,7 @@ def _ordinals(
 
 def _ordinals_of_tiled(input_ids: Tensor, image_tokens: Tensor, processor: Any) -> Tensor:
     """Idefics3 and SmolVLM: an image is its tiles, then its thumbnail behind the global marker."""
-    marker = getattr(processor, "global_image_token", None)
+    marker = getattr(processor, "global_image_token", getattr(processor, "global_image_tag", None))
     if marker is None:
         raise UnsupportedError(
             "Choosing images or regions of this family needs the processor's global-image marker; "
