@@ -1,6 +1,7 @@
 """Whatever is wrong ends in one sentence and exit code 2."""
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -92,6 +93,27 @@ def test_models_that_cannot_be_loaded(adaptvis: Adaptvis, tmp_path: Path) -> Non
     run = ("eval", "-t", "2ds", "--limit", 2, "-m")
     assert_one_sentence(adaptvis(*run, "text"), "Unknown model family 'llama'", "register_family")
     assert_one_sentence(adaptvis(*run, "empty"), "Cannot load the model empty")
+
+
+def test_damaged_weights(adaptvis: Adaptvis, model_folder: Path, tmp_path: Path) -> None:
+    damaged = tmp_path / "damaged"
+    shutil.copytree(model_folder, damaged)
+    weights = damaged / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:500_000])
+    result = adaptvis("eval", "-t", "2ds", "--limit", 2, "-m", damaged)
+    assert_one_sentence(result, "weights of the model", "damaged")
+
+
+def test_an_interruption_says_how_to_go_on(
+    adaptvis: Adaptvis, model_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("adaptvis.evaluation.evaluate", interrupted)
+    result = adaptvis("eval", "-m", model_folder, "-o", "out")
+    assert result.code == 130
+    assert "--resume --output out" in result.err
 
 
 def test_tune_and_train(adaptvis: Adaptvis, model_folder: Path) -> None:
