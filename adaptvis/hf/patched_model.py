@@ -7,6 +7,7 @@ where image-token norms are rescaled.
 
 from __future__ import annotations
 
+import functools
 import inspect
 import threading
 import warnings
@@ -116,7 +117,8 @@ class PatchedModel:
                     "Steering acts at inference and labels ask for a training loss; call "
                     "adaptvis.unpatch(model) before training, or leave labels out"
                 )
-            self._local.call = (
+            self._local.call = functools.partial(
+                ForwardCall,
                 steering,
                 steering.attention,
                 named.get("input_ids"),
@@ -146,7 +148,7 @@ class PatchedModel:
         decoder_call = DecoderCall(original, kwargs, self._head, self._attention_configs)
         # The vision encoder may have run since the model's forward began.
         lengths = getattr(self._local, "feature_lengths", None)
-        return self._steer(ForwardCall(*call, lengths), decoder_call)
+        return self._steer(call(feature_lengths=lengths), decoder_call)
 
     def _steer(self, call: ForwardCall, decoder_call: DecoderCall) -> Any:
         cache, length = decoder_call.cache, decoder_call.length

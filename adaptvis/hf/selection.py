@@ -52,19 +52,22 @@ def select_image_tokens(
             "adaptvis.patch(model, config, processor=processor)"
         )
     selected = torch.zeros_like(image_tokens)
+    images_per_prompt = (ordinals.amax(dim=1) + 1).tolist()
     for region in steering.regions or ():
-        boxes = image_token_boxes(processor, config, region.image_size)
-        inside = tokens_in_region(boxes, region).to(image_tokens.device)
         for row in range(len(input_ids)):
             positions = torch.where(ordinals[row] == region.image)[0]
             if len(positions) == 0:
                 continue
-            if len(positions) != len(inside):
+            boxes = image_token_boxes(
+                processor, config, region.image_size, images_in_prompt=images_per_prompt[row]
+            )
+            if len(positions) != len(boxes):
                 raise PromptError(
                     f"Image {region.image} of prompt {row} has {len(positions)} tokens, but an "
                     f"image of {region.image_size[0]} x {region.image_size[1]} pixels gives "
-                    f"{len(inside)}; give the size of the image that this prompt holds"
+                    f"{len(boxes)}; give the size of the image that this prompt holds"
                 )
+            inside = tokens_in_region(boxes, region).to(image_tokens.device)
             selected[row, positions] |= inside
     return selected
 
