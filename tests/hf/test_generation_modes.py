@@ -67,11 +67,10 @@ def test_a_static_cache_shorter_than_the_window_and_one_longer_agree():
         close(steered, expected)
 
 
-def test_chunked_prefill_inside_generate_steers_only_the_last_prompt_token():
+def test_a_prompt_prefilled_in_chunks_by_hand_is_steered_at_its_last_token_only():
     case = Case("llava")
     expected = case.reference(1.8)[1]
     ids = case.inputs["input_ids"]
-    embeds_model = case.model
     with steer(case.model, CONFIG) as handle, torch.no_grad():
         cache = DynamicCache(config=case.decoder.config)
         # The image sits in the first chunk; the second one ends the prompt.
@@ -80,7 +79,7 @@ def test_chunked_prefill_inside_generate_steers_only_the_last_prompt_token():
         mask = case.inputs["attention_mask"]
         positions = (mask.cumsum(1) - 1).clamp(min=0)
         with handle.paused():
-            embeds_model(
+            case.model(
                 input_ids=ids[:, :cut],
                 attention_mask=mask[:, :cut],
                 position_ids=positions[:, :cut],
