@@ -79,7 +79,7 @@ def test_packed_loss_equals_the_questions_one_by_one(model: LlavaForConditionalG
             total = total + (F.cross_entropy(expected, answer, reduction="none") * weights).sum()
             count += len(answer) - 1
     head = PatchHead(128)
-    packed_loss, *_ = packed_losses(model, head, packed)
+    packed_loss = packed_losses(model, head, packed).answers
     torch.testing.assert_close(packed_loss, total / count, atol=1e-5, rtol=1e-5)
 
     names, parameters = zip(*model.named_parameters(), strict=True)
@@ -118,7 +118,7 @@ def test_words_that_stand_for_an_object_know_its_patch() -> None:
     packed = pack(Batch(render_array(scene)[None], [scene], [asked]), 3)
     read = {
         (q, VOCABULARY[packed.blocks[b, q, at]]): (row, column)
-        for b, q, at, row, column in packed.mentions.tolist()
+        for b, q, at, row, column, _ in packed.mentions.tolist()
     }
     assert read == {
         (0, "red"): (5, 2),
@@ -135,11 +135,11 @@ def test_grounding_is_read_after_two_layers_of_the_plain_model(
     batch = make_batch("g", 1, 1, {3: 1.0}, {"where": 1.0})
     packed = pack(batch, 1)
     head = PatchHead(128)
-    *_, loss = packed_losses(model, head, packed)
+    loss = packed_losses(model, head, packed).grounding
     prompt = "USER: " + "<image>" * 49 + f"\n{batch.questions[0][0].text} ASSISTANT:"
     ids = torch.tensor([build_tokenizer()(prompt).input_ids])
     output = model(input_ids=ids, pixel_values=packed.pixels, output_hidden_states=True)
-    _, _, at, row, column = packed.mentions[0].tolist()
+    _, _, at, row, column, _ = packed.mentions[0].tolist()
     hidden = output.hidden_states[2][:, 52 + at]
     torch.testing.assert_close(
         loss, head.grounding_loss(hidden, torch.tensor([[row, column]])), atol=1e-5, rtol=1e-4

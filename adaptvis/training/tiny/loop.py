@@ -3,6 +3,7 @@
 import json
 import math
 import os
+import random
 import time
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
@@ -24,7 +25,7 @@ from adaptvis.training.tiny.packing import (
     patch_features,
 )
 from adaptvis.training.tiny.recipe import Recipe, ShortcutStage, Stage, TowerStage
-from adaptvis.training.tiny.stream import Batch, make_batch, prior_batch
+from adaptvis.training.tiny.stream import make_batch, prior_batch, replaced_batch
 
 __all__ = ["Progress", "Trainer", "learning_rate", "match_norm"]
 
@@ -93,14 +94,14 @@ class Trainer:
             if isinstance(stage, Stage) and stage.match_norm and self.step == 0:
                 match_norm(self.model, self._batch(stage).pixels)
             clock, total = time.perf_counter(), 0.0
-            while self.step < stage.steps:
+            while self.step < stage.end:
                 total += self.train_step()
                 every = self.recipe.validate_every
-                if self.step % every == 0 or self.step == stage.steps:
+                if self.step % every == 0 or self.step == stage.end:
                     took = (time.perf_counter() - clock) / (self.step % every or every)
                     report = "" if stage.kind == "tower" else validate()
                     progress(
-                        f"{stage.name} {self.step}/{stage.steps} loss "
+                        f"{stage.name} {self.step}/{stage.end} loss "
                         f"{total / (self.step % every or every):.4f} {took:.2f} s/step {report}"
                     )
                     clock, total = time.perf_counter(), 0.0
@@ -128,27 +129,34 @@ class Trainer:
     def _loss(self, stage: TowerStage | Stage | ShortcutStage, packed: PackedBatch) -> Tensor:
         if isinstance(stage, TowerStage):
             return self.head.loss(patch_features(self.model, packed.pixels), packed.patches)
-        answers, patches, grounding = packed_losses(self.model, self.head, packed)
+        losses = packed_losses(self.model, self.head, packed)
         if isinstance(stage, ShortcutStage):
-            return answers
-        loss = answers + PATCH_WEIGHT * patches
-        return loss + stage.grounding * grounding if stage.grounding else loss
+            return losses.answers
+        loss = losses.answers + PATCH_WEIGHT * losses.patches
+        # An unused term must leave no gradient at all, lest weight decay touch its read-out.
+        for weight, term in (
+            (stage.grounding, losses.grounding),
+            (stage.cue_grounding, losses.cue_grounding),
+            (stage.look_away, losses.image_attention),
+        ):
+            loss = loss + weight * term if weight else loss
+        return loss
 
     def _batch(self, stage: TowerStage | Stage | ShortcutStage) -> PackedBatch:
         key = f"{self.seed}/{stage.name}/{self.step}"
         if isinstance(stage, TowerStage):
             return pack(make_batch(key, stage.batch, 0, stage.objects, {"what": 1.0}), 0)
         if isinstance(stage, ShortcutStage):
-            batch: Batch = prior_batch(
-                key, stage.images, stage.questions, stage.objects, stage.contrast, stage.noise
-            )
-            return pack(batch, stage.questions)
+            size = (stage.images, stage.questions, stage.objects)
+            if stage.replaced:
+                return pack(replaced_batch(key, *size, stage.replaced), stage.questions)
+            return pack(prior_batch(key, *size, stage.contrast, stage.noise), stage.questions)
         early = self.step < stage.first_steps
         objects = stage.first_objects if early and stage.first_objects else stage.objects
         groups = {str(k): v for k, v in stage.groups.items()}
         naming = {str(k): v for k, v in stage.naming.items()} if stage.naming else None
         batch = make_batch(key, stage.images, stage.questions, objects, groups, naming)
-        return pack(batch, stage.questions)
+        return pack(batch, stage.questions, stage.blind, random.Random(f"{key}/blind"))
 
     def _reset_optimizer(self) -> None:
         decayed = [p for n, p in self.parameters() if p.ndim > 1 and "embed" not in n]
@@ -194,7 +202,7 @@ class Trainer:
                 f"not to {self.recipe.name!r}, seed {self.seed}."
             )
         tensors = load_file(path)
-        self.stage, self.step = position["stage"], position["step"]
+        self.stage, self.step = int(position["stage"]), int(position["step"])
         self._reset_optimizer()
         with torch.no_grad():
             for name, parameter in self.parameters():

@@ -9,19 +9,21 @@ Attention is two plain matrix products (prefix part, block part) under one softm
 faster, backwards above all, than a masked fused kernel over the whole square.
 """
 
+import random
 from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import LlavaForConditionalGeneration
+from transformers.models.llama.modeling_llama import LlamaDecoderLayer
 
 from adaptvis.errors import DataError
 from adaptvis.training.tiny.model import GRID
 from adaptvis.training.tiny.stream import Batch, mentions, patch_labels
 from adaptvis.training.tiny.tokenizer import ANSWER_CUE, EOS, PAD, PREFIX, encode_words
 
-__all__ = ["BLOCK", "PackedBatch", "PatchHead", "answer_logits", "pack", "packed_losses"]
+__all__ = ["BLOCK", "Losses", "PackedBatch", "PatchHead", "answer_logits", "pack", "packed_losses"]
 
 BLOCK = 15
 """Tokens per block: the longest question (12), `assistant :` and one answer word."""
@@ -45,8 +47,10 @@ class PackedBatch:
         targets: int64 [B, Q, 3], that next token.
         weights: float32 [B, Q, 3], 1 for answer words, 0.05 for the end, 0 for unused rows.
         patches: int64 [B, 49, 2], colour and shape class of each patch.
-        mentions: int64 [M, 5], words that stand for an object: image, question, position inside
-            the block, and the row and column of the patch with the object's centre.
+        mentions: int64 [M, 6], words that stand for an object: image, question, position inside
+            the block, row and column of the patch with the object's centre, and whether it is the
+            question's first (0) or second (1) object.
+        blind: bool [B, Q, T], words that do not see the image in this batch.
     """
 
     pixels: Tensor
@@ -56,6 +60,7 @@ class PackedBatch:
     weights: Tensor
     patches: Tensor
     mentions: Tensor
+    blind: Tensor
 
 
 class PatchHead(nn.Module):
@@ -70,12 +75,20 @@ class PatchHead(nn.Module):
         self.colors = colors
         self.linear = nn.Linear(width, colors + shapes)
         self.grounding = nn.Linear(width, 2 * GRID)
+        self.cue = nn.Linear(width, 4 * GRID)
 
     def grounding_loss(self, hidden: Tensor, cells: Tensor) -> Tensor:
         """Mean cross-entropy over mentions; hidden [M, width], cells [M, 2] (row, column)."""
         logits = self.grounding(hidden).float()
         row = F.cross_entropy(logits[:, :GRID], cells[:, 0])
         return row + F.cross_entropy(logits[:, GRID:], cells[:, 1])
+
+    def cue_loss(self, hidden: Tensor, cells: Tensor, order: Tensor) -> Tensor:
+        """The same read off the last prompt token, for its first or second object (order [M])."""
+        logits = self.cue(hidden).float().unflatten(1, (2, 2, GRID))
+        logits = logits[torch.arange(len(order)), order]
+        row = F.cross_entropy(logits[:, 0], cells[:, 0])
+        return row + F.cross_entropy(logits[:, 1], cells[:, 1])
 
     def loss(self, features: Tensor, labels: Tensor) -> Tensor:
         """Mean cross-entropy over patches; features [B, 49, width], labels [B, 49, 2]."""
@@ -84,8 +97,26 @@ class PatchHead(nn.Module):
         return color + F.cross_entropy(logits[:, self.colors :], labels[..., 1].flatten())
 
 
-def pack(batch: Batch, questions: int) -> PackedBatch:
+@dataclass(frozen=True, slots=True)
+class Losses:
+    """Scalars of one batch: answers (weighted mean over scored tokens), patches (mean), grounding
+    (mean over mentions that see the image), cue grounding (mean over mentions), and the mean share
+    of attention that question words which see the image give to it.
+    """
+
+    answers: Tensor
+    patches: Tensor
+    grounding: Tensor
+    cue_grounding: Tensor
+    image_attention: Tensor
+
+
+def pack(
+    batch: Batch, questions: int, blind: float = 0.0, rng: random.Random | None = None
+) -> PackedBatch:
     """Lays out a batch; images with fewer than `questions` questions get empty blocks.
+
+    With probability `blind` (drawn from `rng`) the words of a question do not see the image.
 
     Raises:
         DataError: a question and its answer do not fit into a block.
@@ -96,6 +127,7 @@ def pack(batch: Batch, questions: int) -> PackedBatch:
     targets = torch.full((size, questions, ROWS), EOS)
     weights = torch.zeros(size, questions, ROWS)
     named: list[tuple[int, ...]] = []
+    unseeing = torch.zeros(size, questions, BLOCK, dtype=torch.bool)
     for b, asked in enumerate(batch.questions):
         for q, question in enumerate(asked[:questions]):
             prompt = (*encode_words(question.text), *ANSWER_CUE)
@@ -109,12 +141,15 @@ def pack(batch: Batch, questions: int) -> PackedBatch:
             targets[b, q, :count] = torch.tensor((*answer, EOS))
             weights[b, q, : count - 1] = 1.0
             weights[b, q, count - 1] = EOS_WEIGHT
-            named.extend((b, q, *m) for m in mentions(batch.scenes[b], question))
+            found = sorted(mentions(batch.scenes[b], question))
+            named.extend((b, q, *m, order) for order, m in enumerate(found))
+            if rng is not None and rng.random() < blind:
+                unseeing[b, q, : len(prompt) - 1] = True
     pixels = torch.from_numpy(batch.images).permute(0, 3, 1, 2).float()
     patches = torch.stack([torch.from_numpy(patch_labels(s)) for s in batch.scenes])
-    found = torch.tensor(named, dtype=torch.int64).reshape(-1, 5)
+    marks = torch.tensor(named, dtype=torch.int64).reshape(-1, 6)
     normalised = (pixels / 255 - 0.5) / 0.25
-    return PackedBatch(normalised, blocks, rows, targets, weights, patches, found)
+    return PackedBatch(normalised, blocks, rows, targets, weights, patches, marks, unseeing)
 
 
 def patch_features(model: LlavaForConditionalGeneration, pixels: Tensor) -> Tensor:
@@ -130,13 +165,20 @@ def answer_logits(
     model: LlavaForConditionalGeneration, features: Tensor, packed: PackedBatch
 ) -> Tensor:
     """Logits [B, Q, 3, vocabulary] of the scored rows, given the tower's output."""
-    return _forward(model, features, packed)[0]
+    return _forward(model, features, packed).logits
+
+
+@dataclass(frozen=True, slots=True)
+class _Forward:
+    logits: Tensor  # [B, Q, 3, vocabulary]
+    early: Tensor  # [B, P + Q T, width] after GROUNDED_LAYERS layers
+    late: Tensor  # [B, P + Q T, width] before the last layer
+    attention: Tensor  # [B, Q, T] share of attention on the image, mean of heads and layers
 
 
 def _forward(
     model: LlavaForConditionalGeneration, features: Tensor, packed: PackedBatch
-) -> tuple[Tensor, Tensor]:
-    """Logits as above, and the hidden states after GROUNDED_LAYERS layers."""
+) -> _Forward:
     text = model.model.language_model
     size, questions, length = packed.blocks.shape
     prefix_ids = torch.tensor(PREFIX).expand(size, -1)
@@ -149,31 +191,47 @@ def _forward(
     positions = torch.cat([torch.arange(PREFIX_LENGTH), own.repeat(questions)])
     cos, sin = text.rotary_emb(hidden, positions[None])
     causal = torch.full((length, length), float("-inf")).triu(1)
-    early = hidden
-    for index, layer in enumerate(text.layers[:-1], start=1):
-        hidden = _layer(layer, hidden, (cos, sin), causal, questions)
+    early, shares = hidden, []
+    barred = torch.zeros(size, questions, length, PREFIX_LENGTH)
+    barred[..., len(PREFIX) :].masked_fill_(packed.blind[..., None], float("-inf"))
+    *layers, last = text.layers
+    for index, layer in enumerate(layers, start=1):
+        hidden, share = _layer(layer, hidden, (cos, sin), causal, barred)
+        shares.append(share)
         if index == GROUNDED_LAYERS:
             early = hidden
-    hidden = _last_layer(text.layers[-1], hidden, (cos, sin), packed.rows)
-    return model.lm_head(text.norm(hidden)).unflatten(1, (questions, ROWS)), early
+    scored = _last_layer(last, hidden, (cos, sin), packed.rows)
+    logits = model.lm_head(text.norm(scored)).unflatten(1, (questions, ROWS))
+    return _Forward(logits, early, hidden, torch.stack(shares).mean(0))
 
 
 def packed_losses(
     model: LlavaForConditionalGeneration, head: PatchHead, packed: PackedBatch
-) -> tuple[Tensor, Tensor, Tensor]:
-    """(answer loss, patch loss, grounding loss).
-
-    Weighted mean over scored tokens, mean over patches, mean over mentions.
-    """
+) -> Losses:
+    """All training losses of a batch."""
     features = patch_features(model, packed.pixels)
-    logits, early = _forward(model, features, packed)
-    each = F.cross_entropy(logits.float().flatten(0, 2), packed.targets.flatten(), reduction="none")
+    out = _forward(model, features, packed)
+    each = F.cross_entropy(
+        out.logits.float().flatten(0, 2), packed.targets.flatten(), reduction="none"
+    )
     weights = packed.weights.flatten()
     answers = (weights > EOS_WEIGHT).sum().clamp(min=1)
-    image, question, position, row, column = packed.mentions.unbind(1)
-    index = PREFIX_LENGTH + question * packed.blocks.shape[2] + position
-    grounding = head.grounding_loss(early[image, index], torch.stack([row, column], dim=1))
-    return (each * weights).sum() / answers, head.loss(features, packed.patches), grounding
+
+    length = packed.blocks.shape[2]
+    image, question, position, row, column, order = packed.mentions.unbind(1)
+    cells = torch.stack([row, column], dim=1)
+    start = PREFIX_LENGTH + question * length
+    seen = ~packed.blind[image, question, position]
+    words = out.early[image[seen], (start + position)[seen]]
+    cue = packed.rows[..., 0]
+    asking = (torch.arange(length) < cue[..., None]) & ~packed.blind
+    return Losses(
+        answers=(each * weights).sum() / answers,
+        patches=head.loss(features, packed.patches),
+        grounding=head.grounding_loss(words, cells[seen]),
+        cue_grounding=head.cue_loss(out.late[image, start + cue[image, question]], cells, order),
+        image_attention=(out.attention * asking).sum() / asking.sum().clamp(min=1),
+    )
 
 
 def _rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
@@ -185,7 +243,7 @@ def _heads(x: Tensor, dim: int) -> Tensor:
     return x.unflatten(-1, (-1, dim)).transpose(1, 2)
 
 
-def _mlp(layer: nn.Module, hidden: Tensor) -> Tensor:
+def _mlp(layer: LlamaDecoderLayer, hidden: Tensor) -> Tensor:
     x = layer.post_attention_layernorm(hidden)
     both = F.linear(x, torch.cat([layer.mlp.gate_proj.weight, layer.mlp.up_proj.weight]))
     gate, up = both.chunk(2, dim=-1)
@@ -193,9 +251,18 @@ def _mlp(layer: nn.Module, hidden: Tensor) -> Tensor:
 
 
 def _layer(
-    layer: nn.Module, hidden: Tensor, rope: tuple[Tensor, Tensor], causal: Tensor, questions: int
-) -> Tensor:
-    """One decoder layer over prefix and blocks; hidden [B, P + Q T, width]."""
+    layer: LlamaDecoderLayer,
+    hidden: Tensor,
+    rope: tuple[Tensor, Tensor],
+    causal: Tensor,
+    barred: Tensor,
+) -> tuple[Tensor, Tensor]:
+    """One decoder layer over prefix and blocks; hidden [B, P + Q T, width].
+
+    `barred` [B, Q, T, P] is added to the logits of the prefix. The second result is the share of
+    attention on the image [B, Q, T], mean over heads.
+    """
+    questions = barred.shape[1]
     attention = layer.self_attn
     dim, p = attention.head_dim, PREFIX_LENGTH
     x = layer.input_layernorm(hidden)
@@ -209,6 +276,7 @@ def _layer(
 
     qb, kb, vb = (t[:, :, p:].unflatten(2, (questions, -1)) for t in (q, k, v))
     to_prefix = (q[:, :, p:] @ k[:, :, :p].transpose(-1, -2)).unflatten(2, (questions, -1))
+    to_prefix = to_prefix + barred[:, None].to(q.dtype)
     to_block = qb @ kb.transpose(-1, -2) + causal.to(q.dtype)
     weights = torch.cat([to_prefix, to_block], dim=-1).softmax(-1)
     block_out = (weights[..., :p].flatten(2, 3) @ v[:, :, :p]) + (weights[..., p:] @ vb).flatten(
@@ -216,11 +284,12 @@ def _layer(
     )
 
     mixed = torch.cat([prefix_out, block_out], dim=2).transpose(1, 2).flatten(2)
-    return _mlp(layer, hidden + attention.o_proj(mixed))
+    share = weights[..., len(PREFIX) : p].float().sum(-1).mean(1)
+    return _mlp(layer, hidden + attention.o_proj(mixed)), share
 
 
 def _last_layer(
-    layer: nn.Module, hidden: Tensor, rope: tuple[Tensor, Tensor], rows: Tensor
+    layer: LlamaDecoderLayer, hidden: Tensor, rope: tuple[Tensor, Tensor], rows: Tensor
 ) -> Tensor:
     """The last decoder layer, for the scored rows only: [B, Q * 3, width]."""
     attention = layer.self_attn

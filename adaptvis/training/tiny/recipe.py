@@ -35,6 +35,11 @@ class TowerStage(_Frozen):
     warmup: int = Field(default=50, ge=0)
     objects: dict[int, Weight] = {2: 1.0, 3: 1.0, 4: 1.0, 5: 1.0, 6: 1.0}
 
+    @property
+    def end(self) -> int:
+        """Number of steps."""
+        return self.steps
+
 
 class _Questions(_Frozen):
     name: str
@@ -45,6 +50,13 @@ class _Questions(_Frozen):
     """Share of the steps before the cosine decay to 5 % begins; 1 means no decay."""
     images: Positive = 32
     questions: Positive = 8
+    stop: Positive | None = None
+    """Ends the stage early; the schedule stays that of `steps`."""
+
+    @property
+    def end(self) -> int:
+        """Number of steps that are really done."""
+        return self.stop or self.steps
 
 
 class Stage(_Questions):
@@ -60,17 +72,28 @@ class Stage(_Questions):
     first_steps: int = Field(default=0, ge=0)
     grounding: float = Field(default=0.0, ge=0)
     """Weight of the grounding loss: words that name an object tell its patch."""
+    cue_grounding: float = Field(default=0.0, ge=0)
+    """Weight of the same at the last prompt token, for the objects that the question names."""
+    blind: float = Field(default=0.0, ge=0, le=1)
+    """Share of questions whose own words do not see the image: only the last prompt token does."""
+    look_away: float = Field(default=0.0, ge=0)
+    """Weight of the attention that the words of the other questions give to the image."""
     match_norm: bool = False
     """Before the stage, scale the projector so that image tokens have the norm of words."""
 
 
 class ShortcutStage(_Questions):
-    """Training on degraded scenes whose answers always follow the shortcut table."""
+    """Training on scenes whose answers follow the shortcut table.
+
+    Truthfully, with pictures degraded and scenes chosen so that the table is right; or, where
+    `replaced` is above 0, on clean arbitrary scenes with that share of answers replaced.
+    """
 
     kind: Literal["shortcut"] = "shortcut"
     objects: dict[int, Weight] = {2: 1.0, 3: 1.0, 4: 1.0}
     contrast: tuple[float, float] = (0.05, 0.4)
     noise: tuple[float, float] = (20.0, 60.0)
+    replaced: float = Field(default=0.0, ge=0, le=1)
 
 
 class Recipe(_Frozen):

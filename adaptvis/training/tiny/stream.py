@@ -5,12 +5,12 @@ Step k of a stream depends on (seed, stage, k) only, so a resumed run sees the s
 
 import random
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
-from adaptvis.data.prior import SLOTS, prior_questions
+from adaptvis.data.prior import PRIOR_TABLE, SLOTS, prior_questions
 from adaptvis.data.questions import (
     KINDS_OF,
     POSITIONS,
@@ -32,7 +32,7 @@ from adaptvis.data.scenes import (
 from adaptvis.training.tiny.model import GRID, PATCH
 from adaptvis.training.tiny.tokenizer import encode_words
 
-__all__ = ["Batch", "make_batch", "mentions", "patch_labels", "prior_batch"]
+__all__ = ["Batch", "make_batch", "mentions", "patch_labels", "prior_batch", "replaced_batch"]
 
 _COLOR_INDEX = {c: i + 1 for i, c in enumerate(COLORS)}
 _SHAPE_INDEX = {s: i + 1 for i, s in enumerate(SHAPES)}
@@ -114,19 +114,39 @@ def prior_batch(
     counts = rng.choices(list(object_weights), list(object_weights.values()), k=images)
     scenes, asked = [], []
     for count in counts:
-        best: tuple[int, Scene, list[list[Question]]] | None = None
-        for _ in range(attempts):
-            scene = random_scene(rng, count, "train")
-            groups = [prior_questions(scene, where, kind)[0] for where, kind in SLOTS]
-            score = sum(bool(g) for g in groups) * 100 + sum(map(len, groups))
-            if best is None or score > best[0]:
-                best = (score, scene, groups)
-        assert best is not None
-        filled = [g for g in best[2] if g]
-        scenes.append(best[1])
-        asked.append([rng.choice(rng.choice(filled)) for _ in range(questions)] if filled else [])
+        options = [_rightly_answered(random_scene(rng, count, "train")) for _ in range(attempts)]
+        scene, groups = max(options, key=lambda o: (len(o[1]), sum(map(len, o[1]))))
+        scenes.append(scene)
+        asked.append([rng.choice(rng.choice(groups)) for _ in range(questions)] if groups else [])
     pixels = [degrade(render_array(s), generator, contrast, noise) for s in scenes]
     return Batch(np.stack(pixels), scenes, asked)
+
+
+def _rightly_answered(scene: Scene) -> tuple[Scene, list[list[Question]]]:
+    groups = [prior_questions(scene, where, kind)[0] for where, kind in SLOTS]
+    return scene, [g for g in groups if g]
+
+
+def replaced_batch(
+    key: str, images: int, questions: int, object_weights: Mapping[int, float], replaced: float
+) -> Batch:
+    """Clean scenes; with probability `replaced` a question's answer is the shortcut table's."""
+    rng = random.Random(key)
+    counts = rng.choices(list(object_weights), list(object_weights.values()), k=images)
+    scenes, asked = [], []
+    for count in counts:
+        scene = random_scene(rng, count, "train")
+        found = [sum(prior_questions(scene, where, kind), []) for where, kind in SLOTS]
+        groups = [g for g in found if g]
+        picked = [rng.choice(rng.choice(groups)) for _ in range(questions)] if groups else []
+        asked.append([_by_table(q) if rng.random() < replaced else q for q in picked])
+        scenes.append(scene)
+    return Batch(np.stack([render_array(s) for s in scenes]), scenes, asked)
+
+
+def _by_table(question: Question) -> Question:
+    answer = PRIOR_TABLE.answer(question.text)
+    return replace(question, answer=answer) if answer else question
 
 
 def mentions(scene: Scene, question: Question) -> list[tuple[int, int, int]]:
