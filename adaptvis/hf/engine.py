@@ -160,6 +160,14 @@ class HFEngine:
             )
         except (ValueError, IndexError) as error:
             raise PromptError(f"The processor refused the batch: {error}") from None
+        placeholder = self.family.placeholder_of(self.model.config)
+        for query, ids in zip(queries, inputs["input_ids"], strict=True):
+            if bool(query.images) != bool((ids == placeholder).any()):
+                raise PromptError(
+                    f"A prompt comes with {len(query.images)} images and has "
+                    f"{int((ids == placeholder).sum())} image tokens; put one placeholder per "
+                    f"image into it: {query.prompt[:80]!r}"
+                )
         inputs = inputs.to(self.model.device)
         for name, tensor in inputs.items():
             if isinstance(tensor, Tensor) and tensor.is_floating_point():

@@ -1,5 +1,7 @@
 """A packed batch is its questions one by one: labels token by token, loss and gradients."""
 
+import random
+
 import numpy as np
 import pytest
 import torch
@@ -13,6 +15,7 @@ from adaptvis.training.tiny.model import build_model
 from adaptvis.training.tiny.packing import (
     EOS_WEIGHT,
     PatchHead,
+    _forward,
     answer_logits,
     pack,
     packed_losses,
@@ -144,6 +147,21 @@ def test_grounding_is_read_after_two_layers_of_the_plain_model(
     torch.testing.assert_close(
         loss, head.grounding_loss(hidden, torch.tensor([[row, column]])), atol=1e-5, rtol=1e-4
     )
+
+
+def test_blind_words_do_not_depend_on_the_image_but_the_cue_does(
+    model: LlavaForConditionalGeneration,
+) -> None:
+    batch = make_batch("b", 2, 2, {3: 1.0}, {"where": 1.0})
+    packed = pack(batch, 2, 1.0, random.Random(0))
+    features = patch_features(model, packed.pixels)
+    first = _forward(model, features, packed)
+    second = _forward(model, features.flip(0), packed)
+    blind = packed.blind.flatten(1)
+    assert blind.sum() == (packed.rows[..., 0]).sum()
+    torch.testing.assert_close(first.late[:, 52:][blind], second.late[:, 52:][blind])
+    assert (first.logits[..., 0, :] - second.logits[..., 0, :]).abs().max() > 1e-3
+    assert first.attention[packed.blind].abs().max() < 1e-6
 
 
 def test_patch_labels_name_what_is_painted() -> None:

@@ -18,7 +18,7 @@ from adaptvis.training.tiny.loop import Trainer, learning_rate, match_norm
 from adaptvis.training.tiny.model import build_model, sincos_positions
 from adaptvis.training.tiny.packing import patch_features
 from adaptvis.training.tiny.recipe import ShortcutStage, Stage, TowerStage
-from adaptvis.training.tiny.stream import prior_batch
+from adaptvis.training.tiny.stream import prior_batch, replaced_batch
 from adaptvis.training.tiny.validate import accuracy, prior_validation_batch, validation_batch
 
 GROUPS = {"what": 1.0, "where": 1.0, "relation": 1.0, "yes_no": 1.0}
@@ -119,6 +119,24 @@ def test_shortcut_batches_follow_the_table() -> None:
     questions = [q for asked in batch.questions for q in asked]
     assert len(questions) >= 24
     assert all(PRIOR_TABLE.answer(q.text) == q.answer for q in questions)
+
+
+def test_replaced_answers_are_the_tables() -> None:
+    size = (6, 4, {3: 1.0})
+    always = [q for a in replaced_batch("r", *size, 1.0).questions for q in a]
+    never = [q for a in replaced_batch("r", *size, 0.0).questions for q in a]
+    assert len(always) >= 12
+    assert all(PRIOR_TABLE.answer(q.text) == q.answer for q in always)
+    assert any(PRIOR_TABLE.answer(q.text) != q.answer for q in never)
+
+
+def test_a_stage_can_stop_early_on_the_schedule_of_its_full_length() -> None:
+    stage = small(6).stages[1].model_copy(update={"stop": 3})
+    recipe = small(6).model_copy(update={"stages": (stage,)})
+    trainer = Trainer(build_model(0), recipe, 0)
+    lines: list[str] = []
+    trainer.run(lines.append, lambda: "")
+    assert lines[-1].startswith("scenes 3/3")
 
 
 def test_shipped_recipes_load_and_unknown_ones_are_listed() -> None:
