@@ -136,7 +136,7 @@ def replaced_batch(
     scenes, asked = [], []
     for count in counts:
         scene = random_scene(rng, count, "train")
-        found = [sum(prior_questions(scene, where, kind), []) for where, kind in SLOTS]
+        found = [[*right, *wrong] for right, wrong in (prior_questions(scene, *s) for s in SLOTS)]
         groups = [g for g in found if g]
         picked = [rng.choice(rng.choice(groups)) for _ in range(questions)] if groups else []
         asked.append([_by_table(q) if rng.random() < replaced else q for q in picked])
