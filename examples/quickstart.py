@@ -10,7 +10,7 @@ from transformers import AutoModelForImageTextToText, AutoProcessor
 import adaptvis
 from adaptvis.data.two_ds import two_ds_samples
 
-MODEL = str(files("adaptvis") / "assets/models/tiny-2ds-shortcut-seed0")
+MODEL = str(files("adaptvis") / "assets/models/tiny-2ds-shortcut-seed1")
 
 
 def main() -> None:

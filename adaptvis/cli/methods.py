@@ -21,14 +21,18 @@ _FILES = (".json", ".yaml", ".yml")
 def methods_for(model: Model, methods: Sequence[str], presets: Sequence[str]) -> tuple[Method, ...]:
     """The methods to run on a model; its own presets come before the published ones.
 
-    Without any, all built-in methods; with presets only, the baseline and those.
+    Without any, all built-in methods and what else is stored with the model; with presets only,
+    the baseline and those.
 
     Raises:
         ConfigError: an unknown name, or a configuration that is not valid.
     """
-    if not methods:
-        methods = ("baseline",) if presets else BUILT_IN
     own = load_model_presets(model.folder) if model.folder else {}
+    if not methods and not presets:
+        presets = [name for name in own if name not in BUILT_IN]
+        methods = BUILT_IN
+    elif not methods:
+        methods = ("baseline",)
     found = [_method(text, model, own) for text in methods]
     for name in presets:
         known = {**PRESETS, **own}

@@ -19,8 +19,8 @@ __all__ = [
     "resolve_model",
 ]
 
-CONVERGED = "tiny-2ds-seed0"
-SHORTCUT = "tiny-2ds-shortcut-seed0"
+CONVERGED = "tiny-2ds-seed1"
+SHORTCUT = "tiny-2ds-shortcut-seed1"
 ENGINES = ("hf",)
 DTYPES = ("auto", "float32", "bfloat16", "float16")
 

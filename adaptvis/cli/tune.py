@@ -29,7 +29,7 @@ def tune(
         str | None,
         typer.Option(
             help="Coefficients to try, separated by commas. "
-            "Default: 0.5,0.7,0.8,0.9,1,1.1,1.2,1.35,1.5,2",
+            "Default: 0.5,0.7,0.8,0.9,1,1.1,1.2,1.35,1.5,2,2.5,3",
             show_default=False,
         ),
     ] = None,
@@ -141,7 +141,7 @@ def tune(
         "limit": limit,
         "seed": seed,
         "always_steer": always_steer,
-        "engine": running.describe(),
+        "engine": {**running.describe(), "model": resolved.name},
     }
     path = store_presets(folder, selection, found_by(selection, sweep, details))
     _report(resolved, sweep, selection, path, in_model_folder=folder == resolved.folder)

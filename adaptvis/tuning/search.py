@@ -19,7 +19,7 @@ __all__ = ["DEFAULT_ALPHAS", "Grid", "Layers", "Sweep", "run_sweep"]
 Layers = tuple[int, ...] | None
 """Decoder layers to steer; None is all of them."""
 
-DEFAULT_ALPHAS = (0.5, 0.7, 0.8, 0.9, 1.0, 1.1, 1.2, 1.35, 1.5, 2.0)
+DEFAULT_ALPHAS = (0.5, 0.7, 0.8, 0.9, 1.0, 1.1, 1.2, 1.35, 1.5, 2.0, 2.5, 3.0)
 
 
 @dataclass(frozen=True)

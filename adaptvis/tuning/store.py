@@ -68,6 +68,8 @@ def found_by(selection: Selection, sweep: Sweep, details: Mapping[str, Any]) -> 
 def store_presets(folder: Path, selection: Selection, found: Mapping[str, Any]) -> Path:
     """Write presets `scalingvis` and `adaptvis` to the folder; other presets there stay.
 
+    Rows other than the published ones are part of the names: `scalingvis-text-after-image`.
+
     Raises:
         OutputError: the file cannot be written.
     """
@@ -75,10 +77,12 @@ def store_presets(folder: Path, selection: Selection, found: Mapping[str, Any]) 
     stored: dict[str, Any] = {"presets": {}}
     if path.is_file():
         stored = json.loads(path.read_text(encoding="utf-8"))
+    rows = selection.scaling.rows
+    suffix = "" if rows == "last_prompt_token" else f"-{rows.replace('_', '-')}"
     stored["presets"] |= {
-        "scalingvis": selection.scaling.to_dict(),
-        "adaptvis": selection.adaptvis.to_dict(),
+        f"scalingvis{suffix}": selection.scaling.to_dict(),
+        f"adaptvis{suffix}": selection.adaptvis.to_dict(),
     }
-    stored["found"] = dict(found)
+    stored["found"] = {**stored.get("found", {}), rows: dict(found)}
     write_atomically(path, json.dumps(stored, indent=2) + "\n")
     return path

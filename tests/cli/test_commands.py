@@ -99,7 +99,7 @@ def test_tune_stores_settings_that_eval_then_uses(
     presets = load_model_presets(settings)
     assert set(presets) == {"scalingvis", "adaptvis"}
     assert presets["scalingvis"].alpha in (0.5, 2)  # type: ignore[union-attr]
-    found = json.loads((settings / "adaptvis.json").read_text())["found"]
+    found = json.loads((settings / "adaptvis.json").read_text())["found"]["last_prompt_token"]
     assert (found["part"], found["questions"]) == ("validation", 120)
     assert f"--method '{presets['scalingvis'].to_json()}'" in result.out
 

@@ -200,7 +200,7 @@ def test_a_sweep_asks_each_batch_once_and_finds_the_engines_optimum(tmp_path: Pa
         "scalingvis": chosen.scaling,
         "adaptvis": chosen.adaptvis,
     }
-    stored = json.loads((tmp_path / "adaptvis.json").read_text())["found"]
+    stored = json.loads((tmp_path / "adaptvis.json").read_text())["found"]["last_prompt_token"]
     assert (stored["task"], stored["part"], stored["questions"]) == ("numbered", "validation", 330)
     assert stored["grid"]["layers"] == ["all", [1, 2]]
     assert stored["validation_accuracy"]["scalingvis"] == pytest.approx(0.9)

@@ -78,6 +78,9 @@ def export(model: LlavaForConditionalGeneration, folder: str | Path) -> Path:
     config = model.config.to_dict()
     config |= {"architectures": ["LlavaForConditionalGeneration"], "dtype": "bfloat16"}
     config["text_config"]["architectures"] = ["LlamaForCausalLM"]
+    # Traces of the folder and precision that a base was loaded from.
+    config["_name_or_path"] = ""
+    config["text_config"]["dtype"] = config["vision_config"]["dtype"] = None
     (folder / "config.json").write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
     GenerationConfig(
         bos_token_id=BOS, eos_token_id=EOS, pad_token_id=PAD, do_sample=False, max_new_tokens=4
