@@ -129,6 +129,17 @@ class HFEngine:
             for i, config in enumerate(configs)
             if i not in rescaled
         }
+        by_length = self._by_length(inputs)
+        if len(by_length) > 1:
+            # Padding pushes short prompts' image tokens behind the first steered row of long ones.
+            for index in [i for i, first in first_rows.items() if first == 0]:
+                del first_rows[index]
+                answers: dict[int, Answer] = {}
+                for members in by_length:
+                    part = [queries[i] for i in members]
+                    (own,) = self.answer(part, [configs[index]], max_new_tokens=max_new_tokens)
+                    answers |= dict(zip(members, own, strict=True))
+                results[index] = [answers[i] for i in range(len(queries))]
         cache = self._new_cache()
         with recording_past(cache):
             for index in sorted(first_rows, key=lambda i: -first_rows[i]):
@@ -187,6 +198,16 @@ class HFEngine:
         return str(
             self.processor.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
         )
+
+    def _by_length(self, inputs: dict[str, Tensor]) -> list[list[int]]:
+        """Prompts of equal length together; one group where no prefill can be shared anyway."""
+        lengths = inputs["attention_mask"].sum(dim=1).tolist()
+        if "token_type_ids" in inputs:
+            return [list(range(len(lengths)))]
+        groups: dict[int, list[int]] = {}
+        for index, length in enumerate(lengths):
+            groups.setdefault(length, []).append(index)
+        return list(groups.values())
 
     def _first_row(self, config: SteeringConfig | None, inputs: dict[str, Tensor]) -> int:
         """The first column to compute again for this configuration; 0 shares no prefill."""
