@@ -6,7 +6,7 @@ import os
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
-from hypothesis import settings  # noqa: E402
+from hypothesis import settings
 
 # A busy machine must not fail a property.
 settings.register_profile("adaptvis", deadline=None, derandomize=True, print_blob=True)
