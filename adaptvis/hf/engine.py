@@ -130,16 +130,20 @@ class HFEngine:
             if i not in rescaled
         }
         by_length = self._by_length(inputs)
-        if len(by_length) > 1:
+        ragged = [i for i, first in first_rows.items() if first == 0]
+        if ragged and len(by_length) > 1:
             # Padding pushes short prompts' image tokens behind the first steered row of long ones.
-            for index in [i for i, first in first_rows.items() if first == 0]:
-                del first_rows[index]
-                answers: dict[int, Answer] = {}
-                for members in by_length:
-                    part = [queries[i] for i in members]
-                    (own,) = self.answer(part, [configs[index]], max_new_tokens=max_new_tokens)
-                    answers |= dict(zip(members, own, strict=True))
-                results[index] = [answers[i] for i in range(len(queries))]
+            first_rows = {i: first for i, first in first_rows.items() if first}
+            answers: dict[int, list[Answer]] = {i: [] for i in ragged}
+            for members in by_length:
+                part = [queries[i] for i in members]
+                own = self.answer(part, [configs[i] for i in ragged], max_new_tokens=max_new_tokens)
+                for index, group in zip(ragged, own, strict=True):
+                    answers[index] += group
+            order = [i for members in by_length for i in members]
+            for index in ragged:
+                placed = dict(zip(order, answers[index], strict=True))
+                results[index] = [placed[i] for i in range(len(queries))]
         cache = self._new_cache()
         with recording_past(cache):
             for index in sorted(first_rows, key=lambda i: -first_rows[i]):
