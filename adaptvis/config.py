@@ -151,7 +151,7 @@ class AttentionSteering(_Value):
 
 def _coefficient(value: float) -> float:
     if not math.isfinite(value) or value < 0:
-        raise ValueError(f"a coefficient must be a finite number above 0, got {value}")
+        raise ValueError(f"a coefficient must be a finite number, 0 or above, got {value}")
     return value
 
 

@@ -34,7 +34,8 @@ class Query:
 class Answer:
     """What an engine answered under one steering configuration.
 
-    confidence: largest softmax probability of the first generated token, unsteered.
+    confidence: largest softmax probability of the first generated token before attention is
+        steered.
     alpha: the coefficient that was used; 1.0 where nothing was steered.
     applied: whether the steered pass ran for this prompt; ``reason`` says why not.
     """

@@ -76,7 +76,8 @@ def evaluate(
                 if loaded is None or loaded[0] != batch.model.name:
                     loaded = None  # lets go of the last model's memory first
                     loaded = (batch.model.name, load_engine(batch.model))
-                    engines[batch.model.name] = loaded[1].describe()
+                    description = {**loaded[1].describe(), "model": batch.model.name}
+                    engines[batch.model.name] = description
                 file.append(_ask(loaded[1], batch))
             if progress:
                 done = batch.done + len(batch.samples)

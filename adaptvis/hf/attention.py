@@ -8,7 +8,7 @@ scaled dot-product attention.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any
@@ -35,6 +35,7 @@ class SteeredPass:
     row_alpha: float32 [B, R], the coefficient of each query row of this pass.
     first_row: rows before it are not steered in any prompt.
     layers: steered decoder layers; None is all. heads: steered query heads; None is all.
+    weights: attention weights of all rows are wanted, from every layer.
     """
 
     columns: Tensor
@@ -42,6 +43,7 @@ class SteeredPass:
     first_row: int
     layers: frozenset[int] | None = None
     heads: Sequence[int] | None = None
+    weights: bool = False
 
     def __contains__(self, layer: int) -> bool:
         return self.layers is None or layer in self.layers
@@ -63,18 +65,14 @@ def steered_pass(configs: Sequence[Any], steering: SteeredPass) -> Iterator[None
     """Run the decoder whose attention reads ``configs`` under steered attention."""
     previous = [config._attn_implementation for config in configs]
     token = _active.set(steering)
-    with ExitStack() as stack:
-        # One short pass: compiling it would cost more than it runs.
-        if torch.compiler.is_compiling() is False:
-            stack.enter_context(torch.compiler.set_stance("force_eager"))
-        try:
-            for config in configs:
-                config._attn_implementation = IMPLEMENTATION
-            yield
-        finally:
-            for config, name in zip(configs, previous, strict=True):
-                config._attn_implementation = name
-            _active.reset(token)
+    try:
+        for config in configs:
+            config._attn_implementation = IMPLEMENTATION
+        yield
+    finally:
+        for config, name in zip(configs, previous, strict=True):
+            config._attn_implementation = name
+        _active.reset(token)
 
 
 def dense_mask(mask: Any) -> Any:
@@ -150,7 +148,7 @@ def _steered_attention_forward(
     layer_is_steered = int(module.layer_idx) in steering  # type: ignore[arg-type]
 
     first = steering.first_row if layer_is_steered else rows
-    if softcap is not None:
+    if softcap is not None or steering.weights:
         first = 0
     outputs, weights = [], None
     if first > 0:

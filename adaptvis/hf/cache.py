@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 from torch import Tensor
 from transformers.cache_utils import (
@@ -90,10 +91,13 @@ class CacheTail:
             tuple(tensor.clone() for tensor in _tail(layer, count)) for layer in cache.layers
         ]
 
-    def restore(self, cache: Cache, prompts: Tensor) -> None:
+    def restore(self, cache: Any, prompts: Any) -> None:
         """Put the copy back where ``prompts`` (bool [B]) is True."""
         chosen = prompts[:, None, None, None]
         for layer, saved in zip(cache.layers, self.layers, strict=True):
+            if layer.keys.requires_grad:
+                # Attention has saved these for its backward pass.
+                layer.keys, layer.values = layer.keys.clone(), layer.values.clone()
             for tensor, old in zip(_tail(layer, self.count), saved, strict=True):
                 tensor.copy_(old.where(chosen.to(old.device), tensor))
 

@@ -52,6 +52,11 @@ class PromptPlan:
         return int(torch.where(self.rows.any(dim=0))[0][0])
 
     @property
+    def may_keep(self) -> bool:
+        """Whether a prompt may have to come out untouched, to the bit."""
+        return may_select_one(self.config) or any(self.reasons)
+
+    @property
     def prompts(self) -> Tensor:
         """Bool [B]: the prompts that are steered."""
         return torch.tensor([not reason for reason in self.reasons], device=self.columns.device)
@@ -109,8 +114,13 @@ class DecoderCall:
         return replace(self, kwargs=kwargs)
 
 
-def run_prompt(call: DecoderCall, plan: PromptPlan) -> tuple[Any, DecisionBatch]:
+def run_prompt(
+    call: DecoderCall, plan: PromptPlan, alpha: Tensor | None = None
+) -> tuple[Any, DecisionBatch]:
     """Run a decoder call that ends a prompt; steer the prompts that the plan names.
+
+    Args:
+        alpha: float32 [B], coefficients decided earlier; None decides them here.
 
     Returns:
         The decoder's output with the steered rows in place, and the decisions.
@@ -120,7 +130,7 @@ def run_prompt(call: DecoderCall, plan: PromptPlan) -> tuple[Any, DecisionBatch]
     steers = not (isinstance(plan.config, ScalingVis) and plan.config.alpha == 1)
     if not (steers and bool(applies.any())):
         output = call.forward(**call.kwargs)
-        return output, _decide(call, plan, output, applies)
+        return output, _decide(call, plan, output, applies, alpha)
 
     start = _restart_row(call, plan)
     # The tail is prepared first: forward may change its keyword dictionary's values.
@@ -128,10 +138,8 @@ def run_prompt(call: DecoderCall, plan: PromptPlan) -> tuple[Any, DecisionBatch]
     before = 0 if call.cache is None else int(call.cache.get_seq_length())
     with recording_past(call.cache):
         output = call.forward(**call.kwargs)
-        decisions = _decide(call, plan, output, applies)
-        keep = None
-        if may_select_one(plan.config) or any(plan.reasons):
-            keep = ~applies | (decisions.alpha == 1)
+        decisions = _decide(call, plan, output, applies, alpha)
+        keep = ~applies | (decisions.alpha == 1) if plan.may_keep else None
 
         saved = None
         if call.cache is not None:
@@ -143,7 +151,7 @@ def run_prompt(call: DecoderCall, plan: PromptPlan) -> tuple[Any, DecisionBatch]
             else:
                 call.cache.reset()
         steered = run_steered(tail, plan, decisions.alpha, start)
-        if saved is not None and call.cache is not None and keep is not None:
+        if saved is not None:
             saved.restore(call.cache, keep)
     _merge_rows(output, steered, start, keep)
     return output, decisions
@@ -156,15 +164,21 @@ def run_steered(call: DecoderCall, plan: PromptPlan, alpha: Tensor, start: int =
     steering = SteeredPass(
         columns=plan.columns,
         row_alpha=row_alpha,
-        first_row=0 if call.kwargs.get("output_attentions") else plan.first_row - start,
+        first_row=plan.first_row - start,
         layers=None if plan.config.layers is None else frozenset(plan.config.layers),
         heads=plan.config.heads,
+        weights=bool(call.kwargs.get("output_attentions")),
     )
     with steered_pass(call.configs, steering):
-        return call.forward(**call.kwargs)
+        # One short pass: compiling it would cost more than it runs.
+        return torch.compiler.disable(call.forward)(**call.kwargs)
 
 
-def _decide(call: DecoderCall, plan: PromptPlan, output: Any, applies: Tensor) -> DecisionBatch:
+def _decide(
+    call: DecoderCall, plan: PromptPlan, output: Any, applies: Tensor, alpha: Tensor | None
+) -> DecisionBatch:
+    if alpha is not None:
+        return DecisionBatch(torch.full_like(alpha, torch.nan), alpha, plan.reasons)
     with torch.no_grad():
         hidden = output.last_hidden_state[:, plan.last_prompt_row]
         confidence = confidence_of(call.head(hidden)).to(applies.device)

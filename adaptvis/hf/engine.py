@@ -14,12 +14,19 @@ from typing import Any
 
 import torch
 import transformers
+from safetensors import SafetensorError
 from torch import Tensor
 from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor, DynamicCache
 
 from adaptvis.config import AdaptVis, NormRescale, ScalingVis, SteeringConfig
 from adaptvis.engine import Answer, Query
-from adaptvis.errors import AdaptVisWarning, CheckpointError, ConfigError, PromptError
+from adaptvis.errors import (
+    AdaptVisError,
+    AdaptVisWarning,
+    CheckpointError,
+    ConfigError,
+    PromptError,
+)
 from adaptvis.hf.cache import recording_past, sequence_length
 from adaptvis.hf.families import family_for
 from adaptvis.hf.patch import steer
@@ -89,7 +96,9 @@ class HFEngine:
                 trust_remote_code=trust_remote_code,
                 use_safetensors=True,
             )
-        except (OSError, KeyError, ImportError) as error:
+        except AdaptVisError:
+            raise
+        except (OSError, KeyError, ImportError, ValueError, SafetensorError) as error:
             first = str(error).strip().splitlines()[0] if str(error).strip() else repr(error)
             raise CheckpointError(f"Cannot load the model {source}: {first}") from None
         model_on_device: Any = loaded
@@ -222,7 +231,12 @@ class HFEngine:
         length = int(ids.shape[1])
         first = length - 1
         image = ids == self.family.placeholder_of(self.model.config)
-        if isinstance(config, ScalingVis | AdaptVis) and config.rows == "text_after_image":
+        if not isinstance(config, ScalingVis | AdaptVis):
+            return first
+        # Only the encoder tells adjacent images apart, so it has to run again.
+        if self.family.adjacent_images and (config.images or config.regions):
+            return 0
+        if config.rows == "text_after_image":
             padding = inputs["attention_mask"] == 0
             rows = steered_rows(config.rows, image, length, padding).any(dim=0)
             first = int(torch.where(rows)[0][0]) if bool(rows.any()) else first
@@ -261,9 +275,17 @@ class HFEngine:
         if handle.last:
             decisions = [(d.confidence, d.alpha, d.applied, d.reason) for d in handle.last]
         else:
-            reason = "steering is off" if config is None else ""
+            placeholder = self.family.placeholder_of(self.model.config)
+            images = (inputs["input_ids"] == placeholder).any(dim=1).tolist()
+            reasons = [
+                "steering is off" if config is None else "" if image else "the prompt has no image"
+                for image in images
+            ]
             confidence = confidence_of(output.logits[0]).tolist()
-            decisions = [(value, 1.0, config is not None, reason) for value in confidence]
+            decisions = [
+                (value, 1.0, not reason, reason)
+                for value, reason in zip(confidence, reasons, strict=True)
+            ]
         return [
             Answer(text.strip(), tuple(ids), confidence, alpha, applied, reason)
             for text, ids, (confidence, alpha, applied, reason) in zip(

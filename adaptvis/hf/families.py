@@ -77,7 +77,7 @@ _FAMILIES: dict[str, Family] = {
         Family("internvl"),
         Family("idefics3", decoder="model.text_model", tiled_images=True),
         Family("smolvlm", decoder="model.text_model", tiled_images=True),
-        Family("paligemma"),
+        Family("paligemma", adjacent_images=True),
     )
 }
 

@@ -36,13 +36,17 @@ class MethodHook:
         """The method as it was."""
         return self._original
 
-    def remove(self) -> None:
-        """Put the method back. Raises UnsupportedError if somebody else has wrapped it since."""
+    def check_removable(self) -> None:
+        """Raises UnsupportedError if somebody else has wrapped the method since."""
         if self._module.__dict__.get(self._name) is not self._replacement:
             raise UnsupportedError(
                 f"{type(self._module).__name__}.{self._name} was wrapped again after adaptvis "
                 "patched it; undo the later change first"
             )
+
+    def remove(self) -> None:
+        """Put the method back."""
+        self.check_removable()
         if self._had_attribute:
             self._module.__dict__[self._name] = self._original
         else:

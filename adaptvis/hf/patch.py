@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+import threading
+import warnings
 import weakref
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 from torch import nn
 
-from adaptvis.config import AdaptVis, NormRescale, ScalingVis, SteeringConfig
-from adaptvis.errors import ConfigError
+from adaptvis.config import (
+    AdaptVis,
+    NormRescale,
+    ScalingVis,
+    SteeringConfig,
+)
+from adaptvis.errors import AdaptVisWarning, ConfigError, UnknownFamilyError, UnsupportedError
 from adaptvis.hf.decisions import Decision, DecisionBatch
 from adaptvis.hf.patched_model import PatchedModel
 
@@ -23,24 +30,33 @@ class SteeringHandle:
     """One ``patch`` of one model; ``remove`` undoes it.
 
     attention: the ScalingVis or AdaptVis in force, norms: the NormRescale, or None.
+    is_off: configured with None: switches off the handles below it (``is_paused`` only skips this
+        one). thread: the only thread that it steers, by identifier; None steers all.
     """
 
-    def __init__(self, stack: _Stack, configs: Configs, processor: Any) -> None:
+    def __init__(
+        self, stack: _Stack, configs: Configs, processor: Any, thread: int | None = None
+    ) -> None:
         self.attention, self.norms = _split(configs)
         self.processor = processor
         self.is_off = self.attention is None and self.norms is None
+        self.thread = thread
         self._stack = stack
-        self._paused = False
-        self._decisions: DecisionBatch | None = None
+        self._local = threading.local()
+        self._latest: DecisionBatch | None = None
 
     @property
     def last(self) -> list[Decision]:
-        """What was decided for each prompt of the latest prefill; empty before the first."""
-        return [] if self._decisions is None else self._decisions.to_list()
+        """What was decided for each prompt of the latest prefill; empty before the first.
 
-    def record(self, decisions: DecisionBatch) -> None:
-        """Keep the decisions of the latest prefill."""
-        self._decisions = decisions
+        A thread sees its own latest prefill, or anybody's if it has not run one.
+        """
+        decisions = getattr(self._local, "decisions", self._latest)
+        return [] if decisions is None else decisions.to_list()
+
+    def record(self, decisions: DecisionBatch | None) -> None:
+        """Keep the decisions of the latest prefill; None forgets them."""
+        self._local.decisions = self._latest = decisions
 
     def remove(self) -> None:
         """Undo this patch; the model is as before. Does nothing the second time."""
@@ -48,17 +64,17 @@ class SteeringHandle:
 
     @contextmanager
     def paused(self) -> Iterator[None]:
-        """Run a block without this handle's steering."""
-        before, self._paused = self._paused, True
+        """Run a block without this handle's steering, in this thread."""
+        self._local.pauses = getattr(self._local, "pauses", 0) + 1
         try:
             yield
         finally:
-            self._paused = before
+            self._local.pauses -= 1
 
     @property
     def is_paused(self) -> bool:
-        """Whether a ``paused`` block is open."""
-        return self._paused
+        """Whether a ``paused`` block is open in this thread."""
+        return getattr(self._local, "pauses", 0) > 0
 
     def __repr__(self) -> str:
         configs = [config for config in (self.attention, self.norms) if config is not None]
@@ -80,7 +96,15 @@ class _Stack:
         return self._in_force("norms")
 
     def _in_force(self, kind: str) -> SteeringHandle | None:
-        for handle in reversed(self.handles):
+        mine = [h for h in self.handles if h.thread in (None, threading.get_ident())]
+        if self.handles and not mine:
+            warnings.warn(
+                "This model is steered by a with-block of another thread only, so this call is "
+                "not; use adaptvis.patch to steer all threads, or steer inside this one",
+                AdaptVisWarning,
+                stacklevel=2,
+            )
+        for handle in reversed(mine):
             if handle.is_paused:
                 continue
             if handle.is_off:
@@ -90,24 +114,28 @@ class _Stack:
         return None
 
     def remove(self, handle: SteeringHandle) -> None:
-        if handle not in self.handles:
-            return
-        if len(self.handles) == 1:
-            self.patched.remove()
-            model = self._model()
-            if model is not None:
-                _STACKS.pop(model, None)
-        self.handles.remove(handle)
+        with _LOCK:
+            if handle not in self.handles:
+                return
+            if len(self.handles) == 1:
+                self.patched.remove()
+                model = self._model()
+                if model is not None:
+                    model.__dict__.pop(_ATTRIBUTE, None)
+            # A new list: other threads may be walking the old one.
+            self.handles = [other for other in self.handles if other is not handle]
 
 
-_STACKS: weakref.WeakKeyDictionary[nn.Module, _Stack] = weakref.WeakKeyDictionary()
+_ATTRIBUTE = "_adaptvis_stack"
+_LOCK = threading.RLock()
 
 
 def patch(model: nn.Module, config: Configs, *, processor: Any = None) -> SteeringHandle:
     """Steer ``model`` from now on, inside ordinary ``generate`` and forward calls.
 
     Patching a patched model stacks: the newest handle that names a method wins for that method,
-    and removing it brings the older one back. ``config=None`` switches steering off on top.
+    and removing it brings the older one back. ``config=None`` switches steering off on top. All
+    threads that use the model are steered; see :func:`steer` for one thread only.
 
     Args:
         model: a ``...ForConditionalGeneration`` model of a known family; see
@@ -120,44 +148,60 @@ def patch(model: nn.Module, config: Configs, *, processor: Any = None) -> Steeri
         UnknownFamilyError: the model has no image tokens, or its family is not known.
         ConfigError: layers or heads that the model does not have, or two configurations of a kind.
     """
-    target = _unwrapped(model)
+    return _patch(model, config, processor, thread=None)
+
+
+def _patch(model: nn.Module, config: Configs, processor: Any, thread: int | None) -> SteeringHandle:
     _split(config)
-    stack = _STACKS.get(target)
-    if stack is None:
-        stack = _Stack(target)
-    handle = SteeringHandle(stack, config, processor)
-    try:
-        _check_against(stack.patched.decoder_config, handle.attention)
-    except ConfigError:
-        if not stack.handles:
-            stack.patched.remove()
-        raise
-    stack.handles.append(handle)
-    _STACKS[target] = stack
+    target = _unwrapped(model)
+    with _LOCK:
+        stack: _Stack = target.__dict__.get(_ATTRIBUTE) or _Stack(target)
+        try:
+            handle = SteeringHandle(stack, config, processor, thread)
+            _check_against(stack.patched.decoder_config, handle.attention)
+        except BaseException:
+            if not stack.handles:
+                stack.patched.remove()
+            raise
+        stack.handles = [*stack.handles, handle]
+        target.__dict__[_ATTRIBUTE] = stack
     return handle
 
 
 def unpatch(model: nn.Module) -> None:
     """Remove every handle from ``model``; it is exactly as before. No-op on an unpatched model."""
-    stack = _STACKS.get(_unwrapped(model))
-    while stack is not None and stack.handles:
-        stack.remove(stack.handles[-1])
+    with _LOCK:
+        stack: _Stack | None = _unwrapped(model).__dict__.get(_ATTRIBUTE)
+        while stack is not None and stack.handles:
+            stack.remove(stack.handles[-1])
 
 
 @contextmanager
 def steer(model: nn.Module, config: Configs, *, processor: Any = None) -> Iterator[SteeringHandle]:
-    """Steer ``model`` inside a ``with`` block; arguments and errors as for :func:`patch`."""
-    handle = patch(model, config, processor=processor)
+    """Steer ``model`` inside a ``with`` block, in this thread only.
+
+    Arguments and errors as for :func:`patch`.
+    """
+    handle = _patch(model, config, processor, thread=threading.get_ident())
     try:
         yield handle
-    finally:
-        handle.remove()
+    except BaseException:
+        # The block's own error is the one to see.
+        with suppress(UnsupportedError):
+            handle.remove()
+        raise
+    handle.remove()
 
 
 def _split(configs: Configs) -> tuple[ScalingVis | AdaptVis | None, NormRescale | None]:
     if configs is None:
         return None, None
-    items = [configs] if isinstance(configs, ScalingVis | AdaptVis | NormRescale) else configs
+    single = isinstance(configs, ScalingVis | AdaptVis | NormRescale)
+    if not single and not isinstance(configs, list | tuple):
+        raise ConfigError(_NOT_A_CONFIG.format(type(configs).__name__))
+    if not configs:
+        raise ConfigError("An empty list steers nothing; None switches steering off")
+    items = [configs] if single else configs
     attention: list[ScalingVis | AdaptVis] = []
     norms: list[NormRescale] = []
     for item in items:
@@ -166,10 +210,7 @@ def _split(configs: Configs) -> tuple[ScalingVis | AdaptVis | None, NormRescale 
         elif isinstance(item, ScalingVis | AdaptVis):
             attention.append(item)
         else:
-            raise ConfigError(
-                f"Steering takes ScalingVis, AdaptVis or NormRescale, got {type(item).__name__}; "
-                "adaptvis.config.parse_config builds one from a mapping"
-            )
+            raise ConfigError(_NOT_A_CONFIG.format(type(item).__name__))
     if len(attention) > 1 or len(norms) > 1:
         raise ConfigError(
             "One patch takes at most one attention method and one NormRescale, got "
@@ -196,4 +237,16 @@ def _unwrapped(model: nn.Module) -> nn.Module:
     """The transformers model behind torch.compile or a peft adapter."""
     model = getattr(model, "_orig_mod", model)
     base = getattr(model, "get_base_model", None)
-    return base() if callable(base) else model
+    model = base() if callable(base) else model
+    if not isinstance(model, nn.Module) or not hasattr(model, "config"):
+        raise UnknownFamilyError(
+            f"A {type(model).__name__} is not a transformers model; pass the "
+            "...ForConditionalGeneration model itself (not DataParallel around it)"
+        )
+    return model
+
+
+_NOT_A_CONFIG = (
+    "Steering takes ScalingVis, AdaptVis or NormRescale, got {}; adaptvis.config.parse_config "
+    "builds one from a mapping"
+)

@@ -50,12 +50,11 @@ class PatchedModel:
         self._lock = threading.RLock()
         self._local = threading.local()
         self._states: weakref.WeakKeyDictionary[Cache, PromptState] = weakref.WeakKeyDictionary()
-        self._text_norms: Tensor | None = None
+        self._text_norms: tuple[tuple[int, int], Tensor] | None = None
+        self._model: Callable[[], Any] = weakref.ref(model)
 
         decoder = family.decoder_of(model)
         self.decoder_config: Any = decoder.config
-        self._embedding: nn.Module = model.get_input_embeddings()  # type: ignore[operator]
-        self._head: nn.Module = model.get_output_embeddings()  # type: ignore[operator]
         self._attention_configs = _attention_configs(decoder)
         signature = inspect.signature(model.forward)
         self._forward_names = tuple(signature.parameters)
@@ -76,7 +75,9 @@ class PatchedModel:
             raise
 
     def remove(self) -> None:
-        """Take the hooks off, in the opposite order."""
+        """Take all hooks off, or none and raise UnsupportedError."""
+        for hook in self._hooks:
+            hook.check_removable()
         while self._hooks:
             self._hooks[-1].remove()
             self._hooks.pop()
@@ -85,7 +86,8 @@ class PatchedModel:
         steering = self._attention()
         if steering is None:
             return original(*args, **kwargs)
-        prompt_ids = kwargs.get("input_ids", kwargs.get("inputs", args[0] if args else None))
+        given = (kwargs.get("input_ids"), kwargs.get("inputs"), *args[:1])
+        prompt_ids = next((ids for ids in given if ids is not None), None)
         if not isinstance(prompt_ids, Tensor):
             raise PromptError(
                 "Steering finds image tokens in input_ids, and generate was called without them; "
@@ -95,7 +97,8 @@ class PatchedModel:
         length = mask.shape[1] if isinstance(mask, Tensor) and mask.dim() == 2 else 0
         outer = getattr(self._local, "generation", None)
         self._local.feature_lengths = None
-        self._local.generation = Generation(prompt_ids, max(length, prompt_ids.shape[1]))
+        steering.record(None)
+        self._local.generation = Generation(steering, prompt_ids, max(length, prompt_ids.shape[1]))
         try:
             return original(*args, **kwargs)
         finally:
@@ -103,8 +106,8 @@ class PatchedModel:
 
     def _model_forward(self, original: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         with self._lock:
-            steering = self._attention()
             generation: Generation | None = getattr(self._local, "generation", None)
+            steering = self._attention() if generation is None else generation.steering
             if steering is None or steering.attention is None:
                 return original(*args, **kwargs)
             if generation is None:
@@ -117,7 +120,7 @@ class PatchedModel:
                     "Steering acts at inference and labels ask for a training loss; call "
                     "adaptvis.unpatch(model) before training, or leave labels out"
                 )
-            self._local.call = functools.partial(
+            self._local.make_call = functools.partial(
                 ForwardCall,
                 steering,
                 steering.attention,
@@ -128,7 +131,7 @@ class PatchedModel:
             try:
                 return original(*args, **kwargs)
             finally:
-                self._local.call = None
+                self._local.make_call = None
 
     def _get_image_features(self, original: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         outputs = original(*args, **kwargs)
@@ -136,19 +139,22 @@ class PatchedModel:
         steering = self._norms()
         if steering is None or steering.norms is None:
             return outputs
-        if self._text_norms is None:
-            self._text_norms = text_embedding_norms(self._embedding)
-        return rescale_features(outputs, steering.norms, self._text_norms)
+        embedding = self._model().get_input_embeddings()
+        version = (embedding.weight.data_ptr(), embedding.weight._version)
+        if self._text_norms is None or self._text_norms[0] != version:
+            self._text_norms = (version, text_embedding_norms(embedding))
+        return rescale_features(outputs, steering.norms, self._text_norms[1])
 
     def _decoder_forward(self, original: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-        call = getattr(self._local, "call", None)
-        if call is None:
+        make_call = getattr(self._local, "make_call", None)
+        if make_call is None:
             return original(*args, **kwargs)
         kwargs = {**dict(zip(self._decoder_names, args, strict=False)), **kwargs}
-        decoder_call = DecoderCall(original, kwargs, self._head, self._attention_configs)
+        head = self._model().get_output_embeddings()
+        decoder_call = DecoderCall(original, kwargs, head, self._attention_configs)
         # The vision encoder may have run since the model's forward began.
         lengths = getattr(self._local, "feature_lengths", None)
-        return self._steer(call(feature_lengths=lengths), decoder_call)
+        return self._steer(make_call(feature_lengths=lengths), decoder_call)
 
     def _steer(self, call: ForwardCall, decoder_call: DecoderCall) -> Any:
         cache, length = decoder_call.cache, decoder_call.length
@@ -183,9 +189,7 @@ class PatchedModel:
 
         if cache is None and state is not None and state.alpha is not None:
             plan = self.planner.plan(call, ids, cached, prompt_length)
-            if all(plan.reasons):
-                return decoder_call.forward(**decoder_call.kwargs)
-            return run_steered(decoder_call.tail(0), plan, expand_prompts(state.alpha, len(ids)))
+            return _run_decided(decoder_call, plan, expand_prompts(state.alpha, len(ids)))
 
         plan = self.planner.plan(call, ids, cached, prompt_length)
         output, decisions = run_prompt(decoder_call, plan)
@@ -204,13 +208,16 @@ class PatchedModel:
         self, call: DecoderCall, state: PromptState, steering: ScalingVis | AdaptVis, end: int
     ) -> Any:
         rows = call.kwargs["inputs_embeds"].shape[0]
-        if state.columns is None or state.alpha is None or all(state.reasons):
+        if state.columns is None or state.alpha is None:
             return call.forward(**call.kwargs)
         columns = expand_prompts(state.columns, rows)
         columns = nn.functional.pad(columns, (0, end - columns.shape[1]))
         steered = torch.ones((rows, call.length), dtype=torch.bool, device=columns.device)
-        plan = PromptPlan(steering, columns, steered, 0, state.reasons)
-        return run_steered(call.tail(0), plan, expand_prompts(state.alpha, rows))
+        reasons = tuple(
+            reason for reason in state.reasons for _ in range(rows // len(state.reasons))
+        )
+        plan = PromptPlan(steering, columns, steered, 0, reasons)
+        return _run_decided(call, plan, expand_prompts(state.alpha, rows))
 
     @staticmethod
     def _report(steering: Steering, decisions: DecisionBatch, rows_per_prompt: int) -> None:
@@ -227,6 +234,13 @@ class PatchedModel:
                 AdaptVisWarning,
                 stacklevel=2,
             )
+
+
+def _run_decided(call: DecoderCall, plan: PromptPlan, alpha: Tensor) -> Any:
+    """A steered call whose coefficients are known; one pass unless a prompt must stay as it is."""
+    if plan.may_keep:
+        return run_prompt(call, plan, alpha)[0]
+    return run_steered(call.tail(0), plan, alpha)
 
 
 def _attention_configs(decoder: nn.Module) -> list[Any]:

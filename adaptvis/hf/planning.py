@@ -21,6 +21,7 @@ __all__ = ["ForwardCall", "Planner", "Steering"]
 
 _NO_IMAGE = "the prompt has no image tokens"
 _NOT_SELECTED = "the selected images or regions are not in the prompt"
+_NO_ROW = "the prompt ends in padding (pad on the left) or no text follows its image"
 
 
 class Steering(Protocol):
@@ -30,8 +31,8 @@ class Steering(Protocol):
     norms: NormRescale | None
     processor: Any
 
-    def record(self, decisions: DecisionBatch) -> None:
-        """Keep the decisions of the latest prefill."""
+    def record(self, decisions: DecisionBatch | None) -> None:
+        """Keep the decisions of the latest prefill; None forgets them."""
 
 
 @dataclass(frozen=True)
@@ -63,8 +64,15 @@ class ForwardCall:
                 + "; pass input_ids with one placeholder per image token"
             )
         known = None if state is None else state.ids
-        if self.generation is not None and self.generation.prompt_ids.shape[1] >= cached:
-            known = self.generation.prompt_ids
+        generation = self.generation
+        if generation is not None and generation.prompt_ids.shape[1] == generation.prompt_length:
+            known = generation.prompt_ids
+        if known is None and cached > 0 and (length > 1 or self.attention.rows == "generated"):
+            raise PromptError(
+                f"The cache already holds {cached} tokens that adaptvis has not seen, so it cannot "
+                "tell where their images are; call generate with the input_ids of the whole "
+                "prompt, or prefill the cache under steering"
+            )
         return join_ids(known, cached, new)
 
 
@@ -94,11 +102,14 @@ class Planner:
         if isinstance(mask, Tensor) and mask.dim() == 2 and mask.shape[1] >= ids.shape[1]:
             padding = mask[:, : ids.shape[1]] == 0
         rows = steered_rows(call.attention.rows, image_tokens, prompt_length, padding)[:, cached:]
-        any_image = image_tokens.any(dim=1).tolist()
-        any_selected = (columns.any(dim=1) & rows.any(dim=1)).tolist()
         reasons = tuple(
-            "" if selected else (_NOT_SELECTED if image else _NO_IMAGE)
-            for image, selected in zip(any_image, any_selected, strict=True)
+            _NO_IMAGE if not image else _NOT_SELECTED if not column else "" if row else _NO_ROW
+            for image, column, row in zip(
+                image_tokens.any(dim=1).tolist(),
+                columns.any(dim=1).tolist(),
+                rows.any(dim=1).tolist(),
+                strict=True,
+            )
         )
         return PromptPlan(call.attention, columns, rows, prompt_length - 1 - cached, reasons)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -35,11 +36,14 @@ class PromptState:
 class Generation:
     """One call of ``generate``.
 
+    steering: the handle in force when it began.
+
     prompt_ids: int64 [B, prompt_length] as the caller gave them, or only the new part of a prompt
         whose beginning is in the cache.
     finished: the prompt has been prefilled into a cache; only decode steps follow.
     """
 
+    steering: Any
     prompt_ids: Tensor
     prompt_length: int
     state: PromptState | None = None

@@ -17,6 +17,12 @@ from adaptvis.steering.token_boxes import tokens_in_region
 
 __all__ = ["select_image_tokens"]
 
+_UNKNOWN_IMAGES = (
+    "Images may stand side by side in this family's prompts and only the vision encoder tells them "
+    "apart, but it has not seen all of them in this call; send the whole prompt with its pixels "
+    "and an empty cache, or steer all images"
+)
+
 
 def select_image_tokens(
     steering: AttentionSteering,
@@ -81,8 +87,10 @@ def _ordinals(
 ) -> Tensor:
     if family.tiled_images:
         return _ordinals_of_tiled(input_ids, image_tokens, processor)
-    if feature_lengths is None or not family.adjacent_images:
+    if not family.adjacent_images:
         return image_ordinals(image_tokens)
+    if feature_lengths is None:
+        raise PromptError(_UNKNOWN_IMAGES)
     counts: list[list[int]] = []
     lengths = list(feature_lengths)
     for total in image_tokens.sum(dim=1).tolist():
@@ -91,7 +99,7 @@ def _ordinals(
             row.append(lengths.pop(0))
         counts.append(row)
     if lengths or [sum(row) for row in counts] != image_tokens.sum(dim=1).tolist():
-        return image_ordinals(image_tokens)
+        raise PromptError(_UNKNOWN_IMAGES)
     return image_ordinals(image_tokens, counts)
 
 

@@ -52,6 +52,7 @@ class Case:
 
     def reference(self, alpha, rows=None, columns=None, steps=STEPS, generate=None, **options):
         """Tokens and logits [steps, B, V] of full eager steering; alpha None steers nothing."""
+        assert "generate" not in self.model.__dict__, "the reference would run through our hooks"
         if alpha is None:
             spec = None
         else:

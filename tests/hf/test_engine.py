@@ -71,6 +71,16 @@ def test_a_query_without_image_is_answered_and_says_why_it_was_not_steered():
     assert answers[1].reason == "the prompt has no image tokens"
 
 
+def test_one_of_two_adjacent_images_is_told_apart_with_a_shared_prefill_too():
+    engine = engine_for("llava")
+    query = Query("where is the cat", (image(0), image(1)))
+    first, second = ScalingVis(alpha=8.0, images=[0]), ScalingVis(alpha=8.0, images=[1])
+    shared = engine.answer([query], [None, first, second], max_new_tokens=4)
+    for config, (answer,) in zip([None, first, second], shared, strict=True):
+        same(answer, engine.answer([query], [config], max_new_tokens=4)[0][0])
+    assert [answers[0].applied for answers in shared] == [False, True, True]
+
+
 def test_it_is_an_engine_and_describes_itself():
     engine = engine_for("llava")
     assert isinstance(engine, Engine)

@@ -1,6 +1,7 @@
 """Caches, attention implementations, decoding strategies and ways of loading a model."""
 
 import copy
+import functools
 import threading
 
 import pytest
@@ -10,8 +11,8 @@ from hf.helpers import TOLERANCE, Case, generate, image
 from torch import nn
 from transformers import DynamicCache, StaticCache
 
-from adaptvis import AdaptVis, ScalingVis, patch, steer, unpatch
-from adaptvis.errors import UnsupportedError
+from adaptvis import AdaptVis, AdaptVisWarning, ScalingVis, patch, steer, unpatch
+from adaptvis.errors import PromptError, UnsupportedError
 from adaptvis.hf.families import family_for
 
 CONFIG = ScalingVis(alpha=1.8)
@@ -238,28 +239,31 @@ def test_a_model_dispatched_over_devices_is_steered():
 
 def test_two_patched_models_do_not_mix():
     first, second = Case("llava"), Case("qwen2_vl")
+    expected = first.reference(1.8)[1], second.reference(0.5)[1]
     with steer(first.model, ScalingVis(alpha=1.8)), steer(second.model, ScalingVis(alpha=0.5)):
-        close(generate(first.model, first.inputs)[1], first.reference(1.8)[1])
-        close(generate(second.model, second.inputs)[1], second.reference(0.5)[1])
+        close(generate(first.model, first.inputs)[1], expected[0])
+        close(generate(second.model, second.inputs)[1], expected[1])
 
 
 def test_patching_again_replaces_the_method_and_removing_brings_the_older_back():
     case = Case("llava")
+    strong, weak = case.reference(1.8)[1], case.reference(0.5)[1]
     outer = patch(case.model, ScalingVis(alpha=1.8))
     inner = patch(case.model, ScalingVis(alpha=0.5))
-    close(generate(case.model, case.inputs)[1], case.reference(0.5)[1])
+    close(generate(case.model, case.inputs)[1], weak)
     inner.remove()
-    close(generate(case.model, case.inputs)[1], case.reference(1.8)[1])
+    close(generate(case.model, case.inputs)[1], strong)
     outer.remove()
     assert "forward" not in case.model.__dict__
 
 
 def test_handles_removed_out_of_order_leave_the_other_in_force():
     case = Case("llava")
+    weak = case.reference(0.5)[1]
     outer = patch(case.model, ScalingVis(alpha=1.8))
     inner = patch(case.model, ScalingVis(alpha=0.5))
     outer.remove()
-    close(generate(case.model, case.inputs)[1], case.reference(0.5)[1])
+    close(generate(case.model, case.inputs)[1], weak)
     inner.remove()
     assert "generate" not in case.model.__dict__
 
@@ -274,12 +278,13 @@ def test_threads_on_one_model_get_their_own_answers():
         for _ in range(4):
             results[index].append(generate(case.model, alone[index].inputs)[1])
 
-    with steer(case.model, CONFIG):
-        threads = [threading.Thread(target=work, args=(index,)) for index in range(3)]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
+    handle = patch(case.model, CONFIG)
+    threads = [threading.Thread(target=work, args=(index,)) for index in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    handle.remove()
     for index in range(3):
         assert len(results[index]) == 4
         for logits in results[index]:
@@ -295,3 +300,124 @@ def test_half_precision_stays_close_to_float32(dtype):
     with steer(model, ScalingVis(alpha=1.3)):
         _, steered = generate(model, inputs, steps=1)
     assert (steered[0].float().softmax(-1) - expected).abs().max() < 0.1
+
+
+def in_thread(work):
+    """Run ``work`` in a thread of its own and return what it returns."""
+    result = []
+    thread = threading.Thread(target=lambda: result.append(work()))
+    thread.start()
+    thread.join()
+    return result[0]
+
+
+def test_a_with_block_steers_its_own_thread_and_another_threads_block_does_not_touch_it():
+    case = Case("llava")
+    steered, halved, plain = (case.reference(alpha)[1] for alpha in (1.8, 0.5, None))
+
+    def other():
+        with steer(case.model, ScalingVis(alpha=0.5)):
+            return generate(case.model, case.inputs)[1]
+
+    with steer(case.model, CONFIG) as handle:
+        close(in_thread(other), halved)
+        close(generate(case.model, case.inputs)[1], steered)
+        with pytest.warns(AdaptVisWarning, match="with-block of another thread"):
+            close(in_thread(lambda: generate(case.model, case.inputs)[1]), plain)
+    with patch_for(case.model, CONFIG) as handle:
+        with handle.paused():
+            close(in_thread(lambda: generate(case.model, case.inputs)[1]), steered)
+        assert not handle.is_paused
+
+
+class patch_for:
+    def __init__(self, model, config):
+        self.handle = patch(model, config)
+
+    def __enter__(self):
+        return self.handle
+
+    def __exit__(self, *_):
+        self.handle.remove()
+
+
+def test_patching_and_removing_in_many_threads_leaves_the_model_clean():
+    model = Case("llava").model
+    errors = []
+
+    def work():
+        try:
+            for _ in range(50):
+                with steer(model, CONFIG):
+                    pass
+        except Exception as error:
+            errors.append(error)
+
+    threads = [threading.Thread(target=work) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert errors == []
+    assert not {"forward", "generate", "_adaptvis_stack"} & set(model.__dict__)
+
+
+def test_a_patched_model_is_freed():
+    import gc
+    import weakref
+
+    model = copy.deepcopy(Case("llava").model)
+    patch(model, CONFIG)
+    reference = weakref.ref(model)
+    del model
+    gc.collect()
+    assert reference() is None
+
+
+def test_removing_is_refused_as_a_whole_when_somebody_wrapped_the_model_since():
+    case = Case("llava")
+    expected = case.reference(1.8)[1]
+    handle = patch(case.model, CONFIG)
+    ours = case.model.forward
+    case.model.forward = functools.wraps(ours)(lambda *args, **kwargs: ours(*args, **kwargs))
+    with pytest.raises(UnsupportedError, match="wrapped again"):
+        handle.remove()
+    close(generate(case.model, case.inputs)[1], expected)
+    case.model.forward = ours
+    handle.remove()
+    assert "forward" not in case.model.__dict__
+
+
+@pytest.mark.parametrize("options", [{}, {"use_cache": False}])
+@pytest.mark.parametrize("rows", ["last_prompt_token", "generated"])
+def test_untouched_prompts_of_a_mixed_batch_stay_bit_identical_in_every_mode(rows, options):
+    case = Case("llava", ["where is the cat", "no picture here"], [[image(0)], []])
+    _, untouched = generate(case.model, case.inputs, **options)
+    with steer(case.model, ScalingVis(alpha=1, rows=rows)), pytest.warns(AdaptVisWarning):
+        assert torch.equal(generate(case.model, case.inputs, **options)[1], untouched)
+    with steer(case.model, ScalingVis(alpha=2, rows=rows)), pytest.warns(AdaptVisWarning):
+        _, steered = generate(case.model, case.inputs, **options)
+    assert torch.equal(steered[:, 1], untouched[:, 1])
+    expected = case.reference(2.0, generated_rows=rows == "generated")[1]
+    close(steered[:, 0], expected[:, 0])
+
+
+def test_a_cache_that_adaptvis_has_not_seen_is_refused_not_ignored():
+    case = Case("llava", ["where is the cat"], [[image(0)]])
+    cache = DynamicCache(config=case.decoder.config)
+    with torch.no_grad():
+        case.model(**case.inputs, past_key_values=cache)
+        with steer(case.model, CONFIG), pytest.raises(PromptError, match="has not seen"):
+            case.model(input_ids=case.ids[:, -3:], past_key_values=cache)
+
+
+def test_attention_weights_come_out_with_some_layers_steered():
+    case = Case("llava")
+    case.decoder.config._attn_implementation = "eager"
+    try:
+        with steer(case.model, ScalingVis(alpha=1.8, layers=[1])), torch.no_grad():
+            out = case.model(**case.inputs, output_attentions=True)
+    finally:
+        case.decoder.config._attn_implementation = "sdpa"
+    assert len(out.attentions) == case.decoder.config.num_hidden_layers
+    close(out.attentions[0].sum(-1)[:, :, -1], torch.ones_like(out.attentions[0][:, :, -1, 0]))

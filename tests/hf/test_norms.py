@@ -61,8 +61,13 @@ def test_text_clip_is_the_longest_text_embedding():
 
 def test_norms_and_attention_steering_compose_in_one_patch_or_two():
     case = Case("llava")
-    with steer(case.model, NormRescale(target=3.0)):
-        expected = case.reference(1.8)[1]
+    # The oracle: attention steered by the tests, norms by a hook on the projector.
+    projector = case.model.model.multi_modal_projector
+    hook = projector.register_forward_hook(
+        lambda module, args, out: 3.0 * torch.nn.functional.normalize(out, dim=-1)
+    )
+    expected = case.reference(1.8)[1]
+    hook.remove()
     with steer(case.model, [ScalingVis(alpha=1.8), NormRescale(target=3.0)]):
         together = generate(case.model, case.inputs)[1]
     outer = patch(case.model, NormRescale(target=3.0))

@@ -18,14 +18,17 @@ def two_images(family: str) -> Case:
     return Case(family, ["where is the cat"], [[image(0, *SIZE), image(1, *SIZE)]])
 
 
-@pytest.mark.parametrize("family", ["llava", "llava_next", "qwen2_vl", "gemma3", "internvl"])
+@pytest.mark.parametrize(
+    "family", ["llava", "llava_next", "qwen2_vl", "gemma3", "internvl", "paligemma"]
+)
 def test_the_second_image_is_the_second_half_of_the_image_tokens(family):
     case = two_images(family)
     positions = torch.where(case.columns[0])[0]
     columns = torch.zeros_like(case.columns)
     columns[0, positions[len(positions) // 2 :]] = True
+    expected = case.reference(1.8, columns=columns)[1]
     with steer(case.model, ScalingVis(alpha=1.8, images=[1])):
-        close(generate(case.model, case.inputs)[1], case.reference(1.8, columns=columns)[1])
+        close(generate(case.model, case.inputs)[1], expected)
 
 
 @pytest.mark.parametrize("family", ["idefics3", "smolvlm"])
@@ -35,8 +38,9 @@ def test_tiles_belong_to_one_image_and_need_the_processor(family):
     columns = torch.zeros_like(case.columns)
     columns[0, positions[: len(positions) // 2]] = True
     config = ScalingVis(alpha=1.8, images=[0])
+    expected = case.reference(1.8, columns=columns)[1]
     with steer(case.model, config, processor=case.processor):
-        close(generate(case.model, case.inputs)[1], case.reference(1.8, columns=columns)[1])
+        close(generate(case.model, case.inputs)[1], expected)
     with steer(case.model, config), pytest.raises(UnsupportedError, match="processor=processor"):
         generate(case.model, case.inputs)
 
@@ -79,8 +83,9 @@ def test_a_region_steers_the_tokens_under_its_box():
         columns[0, position] = left < box[2] and top < box[3]
     assert 0 < columns.sum() < 49
     config = ScalingVis(alpha=2.2, regions=[Region(box=box, image_size=SIZE)])
+    expected = case.reference(2.2, columns=columns)[1]
     with steer(case.model, config, processor=case.processor):
-        close(generate(case.model, case.inputs)[1], case.reference(2.2, columns=columns)[1])
+        close(generate(case.model, case.inputs)[1], expected)
 
 
 def test_a_region_of_another_size_than_the_image_is_refused():
