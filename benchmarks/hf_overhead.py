@@ -31,8 +31,10 @@ from adaptvis import AdaptVis, steer
 
 IMAGE_TOKENS = 576
 TEXT_TOKENS = 48
-# A random model's confidence is near 1 / vocabulary: this threshold sends every prompt to 1.5.
-CONFIG = AdaptVis(alpha_low=0.5, alpha_high=1.5, threshold=0.0)
+# The recipe rounds to two decimals: halfway between two of them nothing is on the edge.
+CONFIG = AdaptVis(alpha_low=0.5, alpha_high=1.5, threshold=0.405)
+# Spreads the random model's confidences over (0, 1), so that both branches run.
+HEAD_SCALE = 12.0
 
 
 def build_model(layers: int) -> LlavaForConditionalGeneration:
@@ -59,6 +61,8 @@ def build_model(layers: int) -> LlavaForConditionalGeneration:
         image_seq_length=IMAGE_TOKENS,
     )
     model = LlavaForConditionalGeneration(config).eval()
+    with torch.no_grad():
+        model.lm_head.weight.mul_(HEAD_SCALE)
     model.generation_config.eos_token_id = None
     model.generation_config.pad_token_id = 0
     return model
@@ -85,20 +89,25 @@ def generate(model: Any, inputs: dict[str, torch.Tensor], new_tokens: int) -> to
 
 
 def compare(rounds: int, label: str, **contestants: Callable[[], Any]) -> dict[str, float]:
-    """Median seconds of each contestant over interleaved rounds, after one warm-up round."""
+    """Median seconds of each contestant over interleaved rounds.
+
+    A warm-up round comes first, except before a single round, which is long enough without.
+    """
     seconds: dict[str, list[float]] = {name: [] for name in contestants}
-    for index in track(range(rounds + 1), description=label):
+    warm_up = int(rounds > 1)
+    for index in track(range(rounds + warm_up), description=label):
         for name, run in contestants.items():
             start = time.perf_counter()
             run()
-            if index:
+            if index >= warm_up:
                 seconds[name].append(time.perf_counter() - start)
     return {name: median(values) for name, values in seconds.items()}
 
 
 def main(
     rounds: Annotated[int, typer.Option(help="Timed rounds per comparison.")] = 7,
-    recipe_rounds: Annotated[int, typer.Option(help="Timed rounds against the recipe.")] = 3,
+    recipe_rounds: Annotated[int, typer.Option(help="The same against the recipe.")] = 3,
+    large_rounds: Annotated[int, typer.Option(help="The same at batch 16.")] = 3,
     layers: Annotated[int, typer.Option(help="Decoder layers; 18 make about 300 M.")] = 18,
     output: Annotated[Path, typer.Option(help="Result table, Markdown.")] = Path(
         "benchmarks/results/hf_overhead.md"
@@ -134,6 +143,7 @@ def main(
             raise SystemExit("patched but off is not identical to the untouched model")
 
     answers: dict[str, torch.Tensor] = {}
+    alphas: list[float] = []
     for batch, target in ((1, ">= 2x faster"), (16, ">= 5x faster")):
         inputs = prompts(batch, seed=batch)
 
@@ -141,23 +151,25 @@ def main(
             answers["recipe"] = published_adaptvis(model, inputs, CONFIG, new_tokens=8)
 
         def ours(inputs: dict[str, torch.Tensor] = inputs) -> None:
-            with steer(model, CONFIG):
+            with steer(model, CONFIG) as handle:
                 answers["ours"] = generate(model, inputs, 8)
+            alphas[:] = [decision.alpha for decision in handle.last]
 
-        times = compare(recipe_rounds, f"recipe, batch {batch}", recipe=recipe, adaptvis=ours)
+        repeats = recipe_rounds if batch == 1 else large_rounds
+        times = compare(repeats, f"recipe, batch {batch}", recipe=recipe, adaptvis=ours)
         row(f"published recipe, batch {batch}, 8 new tokens", "recipe", "adaptvis", times, target)
+        print(f"batch {batch}: coefficients {sorted(set(alphas))}")
         if not torch.equal(answers["recipe"], answers["ours"]):
             raise SystemExit(f"batch {batch}: the published recipe gives other answers")
 
-    report(rows, size, output, rounds, recipe_rounds)
+    report(rows, size, output, (rounds, recipe_rounds, large_rounds))
 
 
 def report(
     rows: list[tuple[str, str, str, float, float, float, str]],
     size: float,
     output: Path,
-    rounds: int,
-    recipe_rounds: int,
+    rounds: tuple[int, int, int],
 ) -> None:
     """Print the table and write it as Markdown, with JSON beside it."""
     table = Table(title="What steering costs in transformers")
@@ -178,8 +190,9 @@ def report(
         lines.append(f"| {' | '.join(cells)} |")
     Console().print(table)
     setting = (
-        f"`python benchmarks/hf_overhead.py`: medians of {rounds} interleaved rounds "
-        f"({recipe_rounds} against the recipe); LLaVA of {size:.0f} M random parameters, float32, "
+        f"`python benchmarks/hf_overhead.py --rounds {rounds[0]} --recipe-rounds {rounds[1]} "
+        f"--large-rounds {rounds[2]}`: medians of so many interleaved rounds; "
+        f"LLaVA of {size:.0f} M random parameters, float32, "
         f"{IMAGE_TOKENS} image tokens, {TEXT_TOKENS} text tokens; {platform.machine()}, "
         f"{torch.get_num_threads()} threads, torch {torch.__version__}, "
         f"transformers {transformers.__version__}. Answers were compared and are equal."

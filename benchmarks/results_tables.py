@@ -19,7 +19,11 @@ from adaptvis.tasks import get_task
 ROOT = Path(__file__).resolve().parents[1]
 CARD = ROOT / "adaptvis/assets/models/README.md"
 README = ROOT / "README.md"
-METHODS = ("scalingvis", "adaptvis")
+METHODS = {
+    "scalingvis": "ScalingVis",
+    "adaptvis": "AdaptVis",
+    "scalingvis-text-after-image": "ScalingVis, text rows",
+}
 ALL = "all questions"
 Rows = list[dict[str, Any]]
 
@@ -39,7 +43,7 @@ def find(rows: Rows, **wanted: Any) -> dict[str, Any]:
 def overview(summary: dict[str, Any]) -> list[str]:
     """One line per model and task: baseline accuracy and the gain of each method."""
     lines = [
-        "| model | task | n | unsteered | ScalingVis | AdaptVis | AdaptVis over ScalingVis |",
+        f"| model | task | n | unsteered | {' | '.join(METHODS.values())} |",
         "|---|---|---|---|---|---|---|",
     ]
     for base in summary["accuracies"]:
@@ -47,12 +51,8 @@ def overview(summary: dict[str, Any]) -> list[str]:
             continue
         where = {"model": base["model"], "task": base["task"], "grouping": "all", "group": ALL}
         gains = [
-            points(find(summary["gains"], **where, method=method, reference=reference))
-            for method, reference in (
-                ("scalingvis", "baseline"),
-                ("adaptvis", "baseline"),
-                ("adaptvis", "scalingvis"),
-            )
+            points(find(summary["gains"], **where, method=method, reference="baseline"))
+            for method in METHODS
         ]
         cells = [
             base["model"],
@@ -81,8 +81,8 @@ def categories(summary: dict[str, Any]) -> list[str]:
         chance = chances(task)
         lines += [
             f"\n**{model}** on `{task}`\n",
-            "| category | unsteered | chance | ScalingVis | AdaptVis |",
-            "|---|---|---|---|---|",
+            f"| category | unsteered | chance | {' | '.join(METHODS.values())} |",
+            "|---|---|---|---|---|---|",
         ]
         rows = [
             row
@@ -112,7 +112,7 @@ def settings(summary: dict[str, Any]) -> list[str]:
     lines = ["| model | method | setting |", "|---|---|---|"]
     for model in summary["run"]["models"]:
         for method in model["methods"]:
-            if method["config"]:
+            if method["name"] in METHODS:
                 values = {k: v for k, v in method["config"].items() if k not in ("method", "rows")}
                 text = ", ".join(f"{key} {value}" for key, value in values.items())
                 lines.append(f"| {model['name']} | {method['name']} | {text} |")

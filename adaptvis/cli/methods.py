@@ -21,15 +21,15 @@ _FILES = (".json", ".yaml", ".yml")
 def methods_for(model: Model, methods: Sequence[str], presets: Sequence[str]) -> tuple[Method, ...]:
     """The methods to run on a model; its own presets come before the published ones.
 
-    Without any, all built-in methods and what else is stored with the model; with presets only,
-    the baseline and those.
+    Without any, all built-in methods, and ScalingVis on other rows where the model has a setting
+    for it; with presets only, the baseline and those.
 
     Raises:
         ConfigError: an unknown name, or a configuration that is not valid.
     """
     own = load_model_presets(model.folder) if model.folder else {}
     if not methods and not presets:
-        presets = [name for name in own if name not in BUILT_IN]
+        presets = [name for name in own if name.startswith("scalingvis-")]
         methods = BUILT_IN
     elif not methods:
         methods = ("baseline",)

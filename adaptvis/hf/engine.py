@@ -126,6 +126,11 @@ class HFEngine:
         max_new_tokens: int = 16,
     ) -> list[list[Answer]]:
         """See :meth:`adaptvis.engine.Engine.answer`."""
+        wanted = [_constant(config) for config in configs]
+        configs = list(dict.fromkeys(wanted))
+        if len(configs) < len(wanted):
+            answers = self.answer(queries, configs, max_new_tokens=max_new_tokens)
+            return [answers[configs.index(config)] for config in wanted]
         inputs = self.encode(queries)
         results: list[list[Answer] | None] = [None] * len(configs)
         rescaled = [i for i, config in enumerate(configs) if isinstance(config, NormRescale)]
@@ -143,15 +148,15 @@ class HFEngine:
         if ragged and len(by_length) > 1:
             # Padding pushes short prompts' image tokens behind the first steered row of long ones.
             first_rows = {i: first for i, first in first_rows.items() if first}
-            answers: dict[int, list[Answer]] = {i: [] for i in ragged}
+            collected: dict[int, list[Answer]] = {i: [] for i in ragged}
             for members in by_length:
                 part = [queries[i] for i in members]
                 own = self.answer(part, [configs[i] for i in ragged], max_new_tokens=max_new_tokens)
                 for index, group in zip(ragged, own, strict=True):
-                    answers[index] += group
+                    collected[index] += group
             order = [i for members in by_length for i in members]
             for index in ragged:
-                placed = dict(zip(order, answers[index], strict=True))
+                placed = dict(zip(order, collected[index], strict=True))
                 results[index] = [placed[i] for i in range(len(queries))]
         cache = self._new_cache()
         with recording_past(cache):
@@ -292,3 +297,13 @@ class HFEngine:
                 texts, tokens.tolist(), decisions, strict=True
             )
         ]
+
+
+def _constant(config: SteeringConfig | None) -> SteeringConfig | None:
+    """AdaptVis whose two coefficients agree is ScalingVis: the same answers, asked once."""
+    if not isinstance(config, AdaptVis) or config.alpha_low != config.alpha_high:
+        return config
+    where = config.to_dict()
+    for name in ("method", "alpha_low", "alpha_high", "threshold"):
+        where.pop(name)
+    return ScalingVis(alpha=config.alpha_low, **where)
