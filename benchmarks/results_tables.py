@@ -22,7 +22,7 @@ README = ROOT / "README.md"
 METHODS = {
     "scalingvis": "ScalingVis",
     "adaptvis": "AdaptVis",
-    "scalingvis-text-after-image": "ScalingVis, text rows",
+    "scalingvis-text": "ScalingVis, text rows",
 }
 ALL = "all questions"
 Rows = list[dict[str, Any]]

@@ -68,7 +68,7 @@ def found_by(selection: Selection, sweep: Sweep, details: Mapping[str, Any]) -> 
 def store_presets(folder: Path, selection: Selection, found: Mapping[str, Any]) -> Path:
     """Write presets `scalingvis` and `adaptvis` to the folder; other presets there stay.
 
-    Rows other than the published ones are part of the names: `scalingvis-text-after-image`.
+    Rows other than the published ones are part of the names: `scalingvis-text`.
 
     Raises:
         OutputError: the file cannot be written.
@@ -78,7 +78,7 @@ def store_presets(folder: Path, selection: Selection, found: Mapping[str, Any]) 
     if path.is_file():
         stored = json.loads(path.read_text(encoding="utf-8"))
     rows = selection.scaling.rows
-    suffix = "" if rows == "last_prompt_token" else f"-{rows.replace('_', '-')}"
+    suffix = {"last_prompt_token": "", "text_after_image": "-text"}.get(rows, f"-{rows}")
     stored["presets"] |= {
         f"scalingvis{suffix}": selection.scaling.to_dict(),
         f"adaptvis{suffix}": selection.adaptvis.to_dict(),
