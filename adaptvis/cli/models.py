@@ -96,16 +96,9 @@ def load_engine(source: str, *, engine: str, dtype: str, trust_remote_code: bool
         AdaptVisError: the engine or the model is unknown, or the model's files are damaged.
     """
     check_engine(engine, dtype)
-    from safetensors import SafetensorError
-
     from adaptvis.hf.engine import HFEngine
 
-    try:
-        return HFEngine.load(source, dtype=dtype, trust_remote_code=trust_remote_code)
-    except SafetensorError as problem:
-        raise CheckpointError(
-            f"The weights of the model {source} are damaged ({problem}); get them again"
-        ) from None
+    return HFEngine.load(source, dtype=dtype, trust_remote_code=trust_remote_code)
 
 
 def model_config(model: Model, trust_remote_code: bool = False) -> Any:

@@ -98,7 +98,11 @@ class HFEngine:
             )
         except AdaptVisError:
             raise
-        except (OSError, KeyError, ImportError, ValueError, SafetensorError) as error:
+        except SafetensorError as error:
+            raise CheckpointError(
+                f"The weights of the model {source} are damaged ({error}); get them again"
+            ) from None
+        except (OSError, KeyError, ImportError, ValueError) as error:
             first = str(error).strip().splitlines()[0] if str(error).strip() else repr(error)
             raise CheckpointError(f"Cannot load the model {source}: {first}") from None
         model_on_device: Any = loaded
