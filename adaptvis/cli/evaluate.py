@@ -12,6 +12,7 @@ from adaptvis.errors import ConfigError
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from adaptvis.cli.models import Model
     from adaptvis.evaluation import Plan, Run
     from adaptvis.evaluation.summary import Summary
 
@@ -62,7 +63,13 @@ def evaluate_command(
     ] = None,
     engine: Annotated[str, typer.Option(help="What runs the model: hf (transformers).")] = "hf",
     dtype: Annotated[str, typer.Option(help="auto, float32, bfloat16 or float16.")] = "auto",
-    batch_size: Annotated[int, typer.Option(help="Questions per batch.")] = 100,
+    batch_size: Annotated[
+        int | None,
+        typer.Option(
+            help="Questions per batch. Default: 300 for embedded models, 16 for others.",
+            show_default=False,
+        ),
+    ] = None,
     limit: Annotated[
         int | None,
         typer.Option(
@@ -121,7 +128,7 @@ def evaluate_command(
             ModelPlan(m.name, m.source, methods_for(m, method or (), preset or ())) for m in models
         ),
         tasks=tasks,
-        batch_size=batch_size,
+        batch_size=_default_batch_size(models) if batch_size is None else batch_size,
         limit=limit,
         seed=seed,
         settings=(("engine", engine), ("dtype", dtype)),
@@ -145,6 +152,12 @@ def evaluate_command(
         note(f"interrupted; finish with the same options and --resume --output {folder}")
         raise typer.Exit(130) from None
     _report(plan, run, folder, examples, time.monotonic() - started)
+
+
+def _default_batch_size(models: "Sequence[Model]") -> int:
+    from adaptvis.cli.models import embedded_models
+
+    return 300 if all(model.name in embedded_models() for model in models) else 16
 
 
 def _default_output(resume: bool) -> Path:
