@@ -9,6 +9,7 @@ from transformers import AutoModelForImageTextToText, AutoProcessor
 
 import adaptvis
 from adaptvis.data.two_ds import two_ds_samples
+from adaptvis.presets import load_model_presets
 
 MODEL = str(files("adaptvis") / "assets/models/tiny-2ds-shortcut-seed1")
 
@@ -27,9 +28,10 @@ def main() -> None:
         return processor.batch_decode(new, skip_special_tokens=True)[0].strip()
 
     print("unsteered: ", answer())
-    for config in (adaptvis.ScalingVis(alpha=1.5), adaptvis.AdaptVis()):
-        with adaptvis.steer(model, config) as handle:
-            print(f"{config.method}: ", answer(), handle.last[0])
+    presets = load_model_presets(MODEL)
+    for name in ("scalingvis", "scalingvis-text"):
+        with adaptvis.steer(model, presets[name]) as handle:
+            print(f"{name}: ", answer(), handle.last[0])
 
 
 if __name__ == "__main__":
