@@ -13,6 +13,7 @@ import threading
 import warnings
 import weakref
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -221,9 +222,7 @@ class PatchedModel:
 
     @staticmethod
     def _report(steering: Steering, decisions: DecisionBatch, rows_per_prompt: int) -> None:
-        decisions = DecisionBatch(
-            decisions.confidence, decisions.alpha, decisions.reasons, rows_per_prompt
-        )
+        decisions = replace(decisions, rows_per_prompt=rows_per_prompt)
         steering.record(decisions)
         reasons = decisions.reasons[::rows_per_prompt]
         skipped = sorted({reason for reason in reasons if reason})

@@ -14,7 +14,7 @@ from adaptvis.hf.decisions import DecisionBatch
 from adaptvis.hf.decoder_pass import PromptPlan
 from adaptvis.hf.families import Family
 from adaptvis.hf.prompts import Generation, PromptState, join_ids
-from adaptvis.hf.selection import select_image_tokens
+from adaptvis.hf.selection import lengths_per_prompt, select_image_tokens
 from adaptvis.steering.spans import steered_rows
 
 __all__ = ["ForwardCall", "Planner", "Steering"]
@@ -131,10 +131,6 @@ class Planner:
         # The encoder runs before the batch is repeated for beams.
         prompt_ids = call.generation.prompt_ids
         tokens = (prompt_ids == self.image_token_id).sum(dim=1).tolist()
-        remaining, repeated = list(call.feature_lengths), []
-        for total in tokens:
-            own: list[int] = []
-            while remaining and sum(own) < total:
-                own.append(remaining.pop(0))
-            repeated.extend(own * (rows // len(prompt_ids)))
-        return repeated
+        beams = rows // len(prompt_ids)
+        dealt = lengths_per_prompt(call.feature_lengths, tokens)
+        return [length for own in dealt for length in own * beams]

@@ -15,7 +15,7 @@ from adaptvis.hf.geometry import image_token_boxes
 from adaptvis.steering.spans import image_ordinals, tokens_of_images
 from adaptvis.steering.token_boxes import tokens_in_region
 
-__all__ = ["select_image_tokens"]
+__all__ = ["lengths_per_prompt", "select_image_tokens"]
 
 _UNKNOWN_IMAGES = (
     "Images may stand side by side in this family's prompts and only the vision encoder tells them "
@@ -78,6 +78,17 @@ def select_image_tokens(
     return selected
 
 
+def lengths_per_prompt(lengths: Sequence[int], totals: Sequence[int]) -> list[list[int]]:
+    """Deal the lengths of a batch's images, in order, to prompts with ``totals`` image tokens."""
+    remaining, dealt = iter(lengths), []
+    for total in totals:
+        row: list[int] = []
+        while sum(row) < total and (length := next(remaining, None)) is not None:
+            row.append(length)
+        dealt.append(row)
+    return dealt
+
+
 def _ordinals(
     input_ids: Tensor,
     image_tokens: Tensor,
@@ -91,14 +102,10 @@ def _ordinals(
         return image_ordinals(image_tokens)
     if feature_lengths is None:
         raise PromptError(_UNKNOWN_IMAGES)
-    counts: list[list[int]] = []
-    lengths = list(feature_lengths)
-    for total in image_tokens.sum(dim=1).tolist():
-        row: list[int] = []
-        while lengths and sum(row) < total:
-            row.append(lengths.pop(0))
-        counts.append(row)
-    if lengths or [sum(row) for row in counts] != image_tokens.sum(dim=1).tolist():
+    totals = image_tokens.sum(dim=1).tolist()
+    counts = lengths_per_prompt(feature_lengths, totals)
+    unused = len(feature_lengths) - sum(len(row) for row in counts)
+    if unused or [sum(row) for row in counts] != totals:
         raise PromptError(_UNKNOWN_IMAGES)
     return image_ordinals(image_tokens, counts)
 
