@@ -1,0 +1,90 @@
+"""Calls that are compiled ahead of time for every target; tensors hold shapes only."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from functools import partial
+
+import torch
+from torch import Tensor
+
+from .launch import steered_prefill, steered_prefill_varlen
+
+__all__ = ["compile_cases"]
+
+
+def compile_cases() -> Iterator[tuple[str, Callable[[], object]]]:
+    """Named calls of the launchers on the ``meta`` device."""
+    half, full = torch.float16, torch.float32
+    yield "head 32, columns, float16", partial(_dense, 4, 4, 32, dtype=half)
+    yield "head 64, GQA 7, 2 spans, padding", partial(_dense, 14, 2, 64, spans=2, padding=True)
+    yield "head 80, columns, padding", partial(_dense, 32, 32, 80, padding=True)
+    yield "head 128, 1 span, padding", partial(_dense, 32, 32, 128, spans=1, padding=True)
+    yield "head 128, GQA 4, columns, explicit mask", partial(_dense, 32, 8, 128, mask=True)
+    yield "head 128, GQA 7, varlen, 4 spans", partial(_varlen, 28, 4, 128, spans=4)
+    yield (
+        "head 256, bidirectional, window",
+        partial(_dense, 8, 4, 256, spans=1, bidirectional=True, window=1024),
+    )
+    yield "head 96, tail, columns", partial(_dense, 32, 32, 96, rows=40)
+    yield (
+        "head 256, tail, window, softcap",
+        partial(_dense, 8, 4, 256, rows=40, window=4096, softcap=50.0),
+    )
+    yield "head 64, float32", partial(_dense, 8, 8, 64, spans=1, dtype=full)
+    yield "head 128, float32", partial(_dense, 32, 32, 128, dtype=full, padding=True)
+    yield "head 256, float32", partial(_dense, 8, 4, 256, dtype=full, padding=True)
+
+
+def _empty(*shape: int, dtype: torch.dtype) -> Tensor:
+    return torch.empty(shape, dtype=dtype, device="meta")
+
+
+def _dense(
+    num_heads: int,
+    groups: int,
+    head_size: int,
+    *,
+    rows: int = 704,
+    spans: int = 0,
+    padding: bool = False,
+    mask: bool = False,
+    bidirectional: bool = False,
+    window: int | None = None,
+    softcap: float | None = None,
+    dtype: torch.dtype = torch.bfloat16,
+) -> object:
+    batch, columns = 2, 704
+    key = _empty(batch, groups, columns, head_size, dtype=dtype)
+    span = partial(_empty, batch, dtype=torch.int32)
+    return steered_prefill(
+        _empty(batch, rows, num_heads, head_size, dtype=dtype).transpose(1, 2),
+        key,
+        key,
+        row_alpha=_empty(batch, rows, dtype=torch.float32),
+        image_columns=None if spans else _empty(batch, columns, dtype=torch.bool),
+        image_spans=span(spans, 2) if spans else None,
+        first_columns=span() if padding else None,
+        bidirectional_spans=span(2, 2) if bidirectional else None,
+        visible=_empty(batch, rows, columns, dtype=torch.bool) if mask else None,
+        window=window,
+        softcap=softcap,
+        heads=_empty(num_heads, dtype=torch.bool),
+        return_log_sum_exp=True,
+    )
+
+
+def _varlen(num_heads: int, groups: int, head_size: int, *, spans: int) -> object:
+    batch, tokens = 8, 4096
+    key = _empty(tokens, groups, head_size, dtype=torch.bfloat16)
+    starts = _empty(batch + 1, dtype=torch.int32)
+    return steered_prefill_varlen(
+        _empty(tokens, num_heads, head_size, dtype=torch.bfloat16),
+        key,
+        key,
+        query_starts=starts,
+        key_starts=starts,
+        max_rows=1024,
+        row_alpha=_empty(tokens, dtype=torch.float32),
+        image_spans=_empty(batch, spans, 2, dtype=torch.int32),
+    )
