@@ -1,0 +1,67 @@
+"""Calls of the launcher that cover its configurations and flags, for compilation ahead of time."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+import torch
+
+from .launch import image_attention
+
+__all__ = ["compile_cases"]
+
+
+def compile_cases() -> Iterator[tuple[str, Callable[[], object]]]:
+    """Named calls on ``meta`` tensors."""
+    half = torch.float16
+    full = torch.float32
+    yield "one row, head size 128", _call(128)
+    yield "one row, head size 80, alpha and heads", _call(80, alpha=True, heads=True, first=True)
+    yield "one row, head size 256, window and softcap", _call(256, window=1024, softcap=50.0)
+    yield "one row, head size 32, mask", _call(32, mask=True)
+    yield "48 rows, head size 64, alpha", _call(64, rows=48, alpha=True, positions=True)
+    yield "48 rows, head size 128, float16", _call(128, rows=48, dtype=half, alpha=True)
+    yield "256 rows, head size 96, alpha and mask", _call(96, rows=256, alpha=True, mask=True)
+    yield (
+        "256 rows, head size 128, all options",
+        _call(128, rows=256, alpha=True, heads=True, window=1024, softcap=50.0, positions=True),
+    )
+    yield "256 rows, head size 256, mask", _call(256, rows=256, alpha=True, mask=True)
+    yield "one row, head size 128, float32", _call(128, dtype=full, alpha=True)
+    yield "256 rows, head size 256, float32", _call(256, rows=256, dtype=full, alpha=True)
+    # Sizes of 1 become constants.
+    yield "every size 1", _call(1, batch=1, num_heads=1, width=1, slots=1, mask=True)
+
+
+def _call(
+    size: int,
+    *,
+    batch: int = 2,
+    num_heads: int = 32,
+    rows: int = 1,
+    width: int = 4096,
+    slots: int = 576,
+    dtype: torch.dtype = torch.bfloat16,
+    alpha: bool = False,
+    heads: bool = False,
+    mask: bool = False,
+    first: bool = False,
+    positions: bool = False,
+    window: int | None = None,
+    softcap: float | None = None,
+) -> Callable[[], object]:
+    def new(*shape: int, dtype: torch.dtype) -> torch.Tensor:
+        return torch.empty(shape, dtype=dtype, device="meta")
+
+    return lambda: image_attention(
+        new(batch, num_heads, rows, size, dtype=dtype),
+        new(batch, num_heads, width, size, dtype=dtype),
+        image_positions=new(batch, slots, dtype=torch.int32),
+        row_positions=new(batch, rows, dtype=torch.int64) if positions else None,
+        first_columns=new(batch, dtype=torch.int32) if first else None,
+        visible=new(batch, rows, width, dtype=torch.bool) if mask else None,
+        window=window,
+        row_alpha=new(batch, rows, dtype=torch.float32) if alpha else None,
+        heads=new(num_heads, dtype=torch.bool) if heads else None,
+        softcap=softcap,
+    )
