@@ -11,8 +11,10 @@ BIN := .venv/bin
 demo: .venv/installed
 	$(BIN)/adaptvis eval
 
+# Triton reads TRITON_INTERPRET when it is imported: its interpreter needs a process of its own.
 test: .venv/installed-dev lint
 	$(BIN)/python -m pytest
+	TRITON_INTERPRET=1 $(BIN)/python -m pytest tests/kernels/interpreted
 
 lint: .venv/installed-dev
 	$(BIN)/ruff check .
