@@ -20,7 +20,8 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
 from adaptvis.errors import UnsupportedError
-from adaptvis.steering.attention import steered_attention
+from adaptvis.steering import attention as torch_attention
+from adaptvis.steering.backend import steered_attention
 
 __all__ = ["IMPLEMENTATION", "SteeredPass", "dense_mask", "steered_pass"]
 
@@ -159,17 +160,21 @@ def _steered_attention_forward(
         outputs.append(plain)
     if first < rows:
         alpha = steering.row_alpha[:, first:].to(device)
-        steered, weights = steered_attention(
-            query[:, :, first:],
-            key,
-            value,
-            image_columns=_columns_of_keys(steering.columns, width).to(device),
-            row_alpha=alpha if layer_is_steered else torch.ones_like(alpha),
-            mask=None if mask is None else mask[:, :, first:],
-            scaling=scaling,
-            heads=steering.head_mask(query.shape[1], device),
-            softcap=softcap,
-        )
+        options: dict[str, Any] = {
+            "image_columns": _columns_of_keys(steering.columns, width).to(device),
+            "row_alpha": alpha if layer_is_steered else torch.ones_like(alpha),
+            "mask": None if mask is None else mask[:, :, first:],
+            "scaling": scaling,
+            "heads": steering.head_mask(query.shape[1], device),
+            "softcap": softcap,
+        }
+        rows_of_pass = query[:, :, first:]
+        if steering.weights:
+            steered, weights = torch_attention.steered_attention(
+                rows_of_pass, key, value, **options
+            )
+        else:
+            steered = steered_attention(rows_of_pass, key, value, **options)
         outputs.append(steered.transpose(1, 2))
     output = outputs[0] if len(outputs) == 1 else torch.cat(outputs, dim=1)
     return output.contiguous(), weights if first == 0 else None

@@ -23,7 +23,8 @@ from adaptvis.errors import UnsupportedError
 from adaptvis.hf.attention import SteeredPass, dense_mask, steered_pass
 from adaptvis.hf.cache import CacheTail, can_roll_back, recording_past, roll_back
 from adaptvis.hf.decisions import DecisionBatch
-from adaptvis.steering.policy import confidence_of, may_select_one, select_alpha
+from adaptvis.steering.backend import decide
+from adaptvis.steering.policy import may_select_one
 
 __all__ = ["DecoderCall", "PromptPlan", "run_prompt", "run_steered"]
 
@@ -181,8 +182,7 @@ def _decide(
         return DecisionBatch(torch.full_like(alpha, torch.nan), alpha, plan.reasons)
     with torch.no_grad():
         hidden = output.last_hidden_state[:, plan.last_prompt_row]
-        confidence = confidence_of(call.head(hidden)).to(applies.device)
-        alpha = torch.where(applies, select_alpha(plan.config, confidence), 1.0)
+        confidence, alpha = decide(plan.config, call.head(hidden), applies)
     return DecisionBatch(confidence, alpha, plan.reasons)
 
 

@@ -1,0 +1,99 @@
+"""The backend switch: who computes what, and that it is torch wherever kernels do not serve."""
+
+import sys
+
+import pytest
+import torch
+
+from adaptvis import AdaptVis, ScalingVis
+from adaptvis.steering import attention, backend, norms
+from adaptvis.steering.policy import confidence_of
+
+
+def problem(rows: int = 2, dtype: torch.dtype = torch.float32) -> dict:
+    generator = torch.Generator().manual_seed(rows)
+    return {
+        "query": torch.randn(2, 4, rows, 16, generator=generator).to(dtype),
+        "key": torch.randn(2, 2, 9, 16, generator=generator).to(dtype),
+        "value": torch.randn(2, 2, 9, 16, generator=generator).to(dtype),
+        "image_columns": torch.rand(2, 9, generator=generator) < 0.5,
+        "row_alpha": torch.rand(2, rows, generator=generator) * 2,
+        "mask": torch.ones(1, 1, rows, 9, dtype=torch.bool).tril(9 - rows),
+        "scaling": 0.25,
+    }
+
+
+def test_cpu_tensors_are_torchs_and_never_import_triton(monkeypatch):
+    monkeypatch.setattr(backend, "_load_kernels", lambda: pytest.fail("kernels were asked for"))
+    inputs = problem()
+    output = backend.steered_attention(**inputs)
+    assert torch.equal(output, attention.steered_attention(**inputs)[0])
+    vectors = torch.randn(3, 8)
+    assert torch.equal(
+        backend.rescale_norms(vectors, 2.0, 1.5), norms.rescale_norms(vectors, 2.0, 1.5)
+    )
+
+
+def test_override_is_scoped():
+    tensor = torch.zeros(1)
+    assert backend.kernels_for(tensor) is None
+    with backend.override_backend("triton"):
+        assert backend.kernels_for(tensor).__name__ == "adaptvis_kernels"
+        with backend.override_backend("torch"):
+            assert backend.kernels_for(tensor) is None
+        assert backend.kernels_for(tensor.double()) is None
+    assert backend.kernels_for(tensor) is None
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"query": torch.randn(2, 4, 2, 16, requires_grad=True)},
+        {"mask": torch.zeros(1, 1, 2, 9)},
+        {"mask": torch.ones(2, 4, 2, 9, dtype=torch.bool)},
+        {"value": torch.randn(2, 2, 9, 8)},
+        {"key": torch.randn(2, 2, 9, 16, dtype=torch.bfloat16)},
+    ],
+    ids=["gradient", "additive mask", "mask per head", "other value size", "mixed dtypes"],
+)
+def test_what_kernels_do_not_do_is_done_by_torch(change):
+    inputs = {**problem(), **change}
+    with backend.override_backend("triton"):
+        output = backend.steered_attention(**inputs)
+    assert torch.equal(output, attention.steered_attention(**inputs)[0])
+
+
+def test_missing_triton_falls_back_and_a_broken_package_does_not(monkeypatch):
+    backend._load_kernels.cache_clear()
+    try:
+        monkeypatch.setitem(sys.modules, "triton", None)
+        for name in [name for name in sys.modules if name.startswith("adaptvis_kernels")]:
+            monkeypatch.delitem(sys.modules, name)
+        with backend.override_backend("triton"):
+            assert backend.kernels_for(torch.zeros(1)) is None
+        backend._load_kernels.cache_clear()
+        monkeypatch.setitem(sys.modules, "adaptvis_kernels", None)
+        with backend.override_backend("triton"), pytest.raises(ImportError):
+            backend.kernels_for(torch.zeros(1))
+    finally:
+        backend._load_kernels.cache_clear()
+
+
+@pytest.mark.parametrize(
+    "config",
+    [ScalingVis(alpha=1.5), AdaptVis(alpha_low=0.5, alpha_high=1.5, threshold=0.4)],
+)
+def test_decisions_follow_the_policy_and_leave_other_prompts_at_one(config):
+    logits = torch.tensor([[0.0, 0.1, 0.2], [9.0, 0.0, 0.0], [9.0, 0.0, 0.0]])
+    applies = torch.tensor([True, True, False])
+    confidence, alpha = backend.decide(config, logits, applies)
+    torch.testing.assert_close(confidence, confidence_of(logits))
+    low = 1.5 if isinstance(config, ScalingVis) else 0.5
+    assert alpha.tolist() == [low, 1.5, 1.0]
+
+
+def test_embeddings_larger_than_the_kernel_holds_are_rescaled_by_torch():
+    embeddings = torch.randn(1, 16385, generator=torch.Generator().manual_seed(0))
+    with backend.override_backend("triton"):
+        rescaled = backend.rescale_norms(embeddings, 2.0, None)
+    torch.testing.assert_close(rescaled.norm(dim=-1), torch.tensor([2.0]))
