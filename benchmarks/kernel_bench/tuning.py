@@ -1,0 +1,132 @@
+"""Trying configurations: inject one, check what it compiles to and computes, time it."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import math
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from kernel_bench.candidates import Task
+from kernel_bench.problem import Problem, poison
+from kernel_bench.timing import measure
+
+# A candidate must be this much faster than the current configuration to replace it.
+WORTH = 0.02
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """microseconds: one per shape and variant; none where the candidate was dropped, ``why``."""
+
+    values: dict[str, int]
+    microseconds: tuple[float, ...]
+    why: str = ""
+
+    @property
+    def score(self) -> float:
+        """Mean logarithm of the times: every shape counts the same."""
+        if not self.microseconds:
+            return math.inf
+        return sum(map(math.log, self.microseconds)) / len(self.microseconds)
+
+
+@contextmanager
+def injected(task: Task, values: dict[str, int]) -> Iterator[tuple[list[Any], list[str]]]:
+    """Let the launcher find ``values`` for the task's key; gives compiled kernels and keys used.
+
+    Launchers look ``configuration`` and ``launch`` up in their own module at every call, so those
+    two names are replaced there: the cache of configurations and the package stay as they are.
+    """
+    module: Any = importlib.import_module(f"adaptvis_kernels.ops.{task.op}.{task.module}")
+    configuration, launch = module.configuration, module.launch
+    compiled: list[Any] = []
+    keys: list[str] = []
+
+    def inject(op: str, key: str, architecture: str) -> dict[str, int]:
+        keys.append(key)
+        return values if key == task.key else configuration(op, key, architecture)
+
+    def keep(
+        kernel: Any,
+        grid: tuple[int, ...],
+        *,
+        device: torch.device,
+        num_warps: int,
+        num_stages: int,
+        **arguments: Any,
+    ) -> None:
+        if 0 in grid:
+            return
+        with torch.cuda.device(device) if device.type == "cuda" else nullcontext():
+            compiled.append(kernel[grid](num_warps=num_warps, num_stages=num_stages, **arguments))
+
+    module.configuration, module.launch = inject, keep
+    try:
+        yield compiled, keys
+    finally:
+        module.configuration, module.launch = configuration, launch
+
+
+def attempt(
+    task: Task, problems: Sequence[Problem], values: dict[str, int], device: torch.device
+) -> Outcome:
+    """Check and time one candidate on every shape; the first failure drops it."""
+    times: list[float] = []
+    for problem in problems:
+        for variant in task.chosen(problem):
+            with injected(task, values) as (compiled, keys):
+                try:
+                    calls = variant.calls()
+                    poison(calls[0]())
+                    error = variant.error(calls[0]())
+                    # Of Triton's compiled kernel, read from the device; the interpreter has none.
+                    spills = max((getattr(one, "n_spills", 0) or 0 for one in compiled), default=0)
+                    if task.key not in keys:
+                        raise LookupError(f"{problem.shape} uses {sorted(set(keys))}")
+                    if spills:
+                        return Outcome(values, (), f"spills {spills} registers")
+                    if not error <= variant.limit:
+                        return Outcome(values, (), f"wrong, error {error:.1e}")
+                    times.append(measure(calls, device).median)
+                except LookupError:
+                    raise
+                except Exception as problem_found:
+                    text = str(problem_found).strip().split("\n")[0][:120]
+                    return Outcome(values, (), f"{type(problem_found).__name__}: {text}")
+    return Outcome(values, tuple(times))
+
+
+def best(outcomes: Sequence[Outcome]) -> Outcome | None:
+    """The fastest; the first, the current configuration, unless another is clearly faster."""
+    current = outcomes[0]
+    fastest = min(outcomes, key=lambda outcome: outcome.score)
+    if not fastest.microseconds:
+        return None
+    return fastest if fastest.score < current.score + math.log(1 - WORTH) else current
+
+
+def configuration_file(op: str, architecture: str) -> Path:
+    package = importlib.import_module("adaptvis_kernels")
+    return Path(str(package.__file__)).parent / "ops" / op / "configs" / f"{architecture}.json"
+
+
+def write_configurations(path: Path, chosen: dict[str, dict[str, int]], source: str) -> None:
+    """Put ``chosen`` into the file, made by ``source``; other keys of the file stay."""
+    old: dict[str, Any] = {"source": "", "configurations": {}}
+    if path.is_file():
+        old = json.loads(path.read_text())
+    untouched = [key for key in old["configurations"] if key not in chosen]
+    if untouched and old["source"] != source:
+        source = f"{source}: {', '.join(chosen)}; the others: {old['source']}"
+    merged = {**old["configurations"], **chosen}
+    lines = ",\n".join(f"    {json.dumps(key)}: {json.dumps(merged[key])}" for key in merged)
+    path.write_text(
+        f'{{\n  "source": {json.dumps(source)},\n  "configurations": {{\n{lines}\n  }}\n}}\n'
+    )
