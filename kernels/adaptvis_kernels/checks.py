@@ -2,14 +2,27 @@
 
 from __future__ import annotations
 
+import ctypes
+import math
 from collections.abc import Sequence
+from numbers import Real
 
 import torch
 from torch import Tensor
 
 from .launching import is_interpreted, is_recording
 
-__all__ = ["FLOAT_TYPES", "check_devices", "check_dtype", "check_shape", "require"]
+__all__ = [
+    "FLOAT_TYPES",
+    "check_devices",
+    "check_dtype",
+    "check_finite",
+    "check_no_gradient",
+    "check_positive",
+    "check_shape",
+    "in_float32",
+    "require",
+]
 
 FLOAT_TYPES = (torch.float32, torch.float16, torch.bfloat16)
 
@@ -18,6 +31,40 @@ def require(condition: bool, message: str) -> None:
     """Raise ValueError(message) unless the condition holds."""
     if not condition:
         raise ValueError(message)
+
+
+def in_float32(value: object) -> float:
+    """The number as kernels receive it, in float32: 0 where too small, inf where too large, NaN for
+    what is no number."""
+    return ctypes.c_float(float(value)).value if isinstance(value, Real) else math.nan
+
+
+def check_finite(name: str, value: object) -> None:
+    """The value is a number whose float32 is finite."""
+    require(
+        math.isfinite(in_float32(value)),
+        f"{name} must be a number that is finite in float32, got {value!r}",
+    )
+
+
+def check_positive(name: str, value: object) -> None:
+    """The value is a number whose float32 is finite and above 0."""
+    require(
+        0 < in_float32(value) < math.inf,
+        f"{name} must be a number that is finite and above 0 in float32, got {value!r}",
+    )
+
+
+def check_no_gradient(op: str, **tensors: Tensor | None) -> None:
+    """No gradient is asked for: ``op`` has no backward pass."""
+    if not torch.is_grad_enabled():
+        return
+    for name, tensor in tensors.items():
+        require(
+            tensor is None or not tensor.requires_grad,
+            f"{op} has no backward pass and expects inputs without gradients or torch.no_grad(), "
+            f"got {name} that requires one",
+        )
 
 
 def check_shape(name: str, tensor: Tensor, expected: Sequence[int | str]) -> None:

@@ -31,7 +31,7 @@ from triton.compiler import ASTSource
 
 from .launching import Launch, record_launches
 
-__all__ = ["OPS", "TARGETS", "Resources", "Target", "case_names", "compile_case", "compile_launch"]
+__all__ = ["OPS", "TARGETS", "Resources", "Target", "compile_case", "compile_launch", "tasks"]
 
 OPS = (
     "steered_paged_decode",
@@ -54,17 +54,36 @@ _TYPES = {
 
 @dataclass(frozen=True)
 class Target:
-    """One architecture; shared_limit: bytes of shared memory that one program may use."""
+    """One architecture; shared_limit: bytes of shared memory that one program may use.
+
+    served_like_another: it takes another target's configurations, and few cases are enough.
+    """
 
     gpu: GPUTarget
     shared_limit: int
+    served_like_another: bool = False
 
 
 TARGETS = {
     "sm_80": Target(GPUTarget("cuda", 80, 32), 163 * 1024),
+    "sm_89": Target(GPUTarget("cuda", 89, 32), 99 * 1024),
     "sm_90": Target(GPUTarget("cuda", 90, 32), 227 * 1024),
     "sm_100": Target(GPUTarget("cuda", 100, 32), 227 * 1024),
+    "sm_120": Target(GPUTarget("cuda", 120, 32), 99 * 1024, served_like_another=True),
+    "gfx90a": Target(GPUTarget("hip", "gfx90a", 64), 64 * 1024, served_like_another=True),
     "gfx942": Target(GPUTarget("hip", "gfx942", 64), 64 * 1024),
+}
+# The few: those that take the most registers and shared memory, one or more of each kernel.
+_REPRESENTATIVE = {
+    ("steered_paged_decode", "head 128, 1 row, paged, split"),
+    ("steered_paged_decode", "head 128, GQA 7, tail, paged"),
+    ("steered_paged_decode", "head 128, tail, all options"),
+    ("steered_prefill", "head 128, 1 span, padding"),
+    ("steered_prefill", "head 256, bidirectional, window"),
+    ("steered_prefill", "head 128, all options"),
+    ("select_alpha", "16 rows, 152k, split, float16"),
+    ("rescale_norms", "8192, float32"),
+    ("image_attention", "256 rows, head size 128, mask, alpha, heads"),
 }
 
 
@@ -179,11 +198,6 @@ def _nvidia_spills(ptx: str, arch: int, stack: int) -> int:
     )
 
 
-def case_names(op: str) -> list[str]:
-    """The names of the cases of one kernel."""
-    return [name for name, _ in _cases(op)]
-
-
 def _cases(op: str) -> list[tuple[str, Any]]:
     return list(importlib.import_module(f"{__package__}.ops.{op}.cases").compile_cases())
 
@@ -203,19 +217,31 @@ def compile_case(op: str, case: str, target: str) -> list[Resources]:
     return results
 
 
+def tasks(ops: Sequence[str], targets: Sequence[str]) -> list[tuple[str, str, str]]:
+    """Op, case and target of everything that is compiled."""
+    return [
+        (op, case, target)
+        for op in ops
+        for case, _ in _cases(op)
+        for target in targets
+        if not TARGETS[target].served_like_another or (op, case) in _REPRESENTATIVE
+    ]
+
+
 def _compile_one(task: tuple[str, str, str]) -> list[Resources]:
     return compile_case(*task)
 
 
 def compile_all(ops: Sequence[str], targets: Sequence[str], jobs: int) -> list[Resources]:
     """Compile all cases of ``ops`` for ``targets`` in ``jobs`` processes."""
-    tasks = [(op, case, target) for op in ops for case in case_names(op) for target in targets]
     with ProcessPoolExecutor(jobs, mp_context=multiprocessing.get_context("spawn")) as pool:
-        return [resources for part in pool.map(_compile_one, tasks) for resources in part]
+        return [
+            resources for part in pool.map(_compile_one, tasks(ops, targets)) for resources in part
+        ]
 
 
 def table(results: Sequence[Resources]) -> str:
-    """A Markdown table: one row per case and kernel, one column per target."""
+    """A Markdown table: one row per case and kernel, one column per target; some are empty."""
     targets = [name for name in TARGETS if any(result.target == name for result in results)]
     cells = {(r.op, r.case, r.kernel, r.target): r for r in results}
     lines = [
@@ -223,8 +249,8 @@ def table(results: Sequence[Resources]) -> str:
         "|---" * (3 + len(targets)) + "|",
     ]
     for key in dict.fromkeys((r.op, r.case, r.kernel) for r in results):
-        row = [cells[*key, target] for target in targets]
-        texts = [f"{r.registers} / {r.shared / 1024:.1f} / {r.spills}" for r in row]
+        row = [cells.get((*key, target)) for target in targets]
+        texts = [f"{r.registers} / {r.shared / 1024:.1f} / {r.spills}" if r else "" for r in row]
         lines.append(f"| {' | '.join(key)} | {' | '.join(texts)} |")
     return "\n".join(lines) + "\n"
 
@@ -245,7 +271,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             "# Compiled kernels: registers per thread / shared memory in KiB / spills\n\n"
             f"Triton {triton.__version__}, compiled without a GPU by\n"
             f"`python -m adaptvis_kernels.compile --output {options.output.as_posix()}`.\n"
-            "Spills: bytes stored and loaded per thread (NVIDIA), vector registers (AMD).\n\n"
+            "Spills: bytes stored and loaded per thread (NVIDIA), vector registers (AMD).\n"
+            "sm_120 and gfx90a take configurations of sm_89 and gfx942; there few are compiled.\n\n"
         )
         options.output.write_text(heading + text)
     problems = [result for result in results if result.problem]

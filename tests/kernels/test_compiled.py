@@ -6,18 +6,20 @@ from concurrent.futures import Future, ProcessPoolExecutor
 from multiprocessing import get_context
 
 import pytest
+import torch
 from adaptvis_kernels.compile import (
     OPS,
     TARGETS,
     Resources,
-    case_names,
     compile_case,
     compile_launch,
     table,
+    tasks,
 )
 from adaptvis_kernels.launching import record_launches
+from adaptvis_kernels.support import try_launch
 
-_TASKS = [(op, case, target) for op in OPS for case in case_names(op) for target in TARGETS]
+_TASKS = tasks(OPS, list(TARGETS))
 
 
 @pytest.fixture(scope="module")
@@ -56,14 +58,26 @@ def test_spills_are_seen() -> None:
     assert spills > 0
 
 
+@pytest.mark.parametrize("target", list(TARGETS))
+def test_every_kernel_is_compiled_for_every_target_and_so_is_the_trial(target: str) -> None:
+    assert {op for op, _, name in _TASKS if name == target} == set(OPS)
+    with record_launches(target) as launches:
+        try_launch(torch.device("meta"))
+    registers, spills, _ = compile_launch(launches[0], target)
+    assert registers > 0
+    assert spills == 0
+
+
 def test_table_has_a_row_per_kernel_and_a_column_per_target() -> None:
     results = [
-        Resources("op", "case", "kernel", target, 10, 1024, 0) for target in ("sm_80", "gfx942")
+        Resources("op", case, "kernel", target, 10, 1024, 0)
+        for case, target in (("a", "sm_80"), ("a", "gfx942"), ("b", "sm_80"))
     ]
     assert table(results).splitlines() == [
         "| op | case | kernel | sm_80 | gfx942 |",
         "|---|---|---|---|---|",
-        "| op | case | kernel | 10 / 1.0 / 0 | 10 / 1.0 / 0 |",
+        "| op | a | kernel | 10 / 1.0 / 0 | 10 / 1.0 / 0 |",
+        "| op | b | kernel | 10 / 1.0 / 0 |  |",
     ]
     assert Resources("op", "case", "kernel", "gfx942", 10, 65537, 0).problem
     assert Resources("op", "case", "kernel", "sm_90", 10, 65537, 0).problem == ""

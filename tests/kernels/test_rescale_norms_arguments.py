@@ -22,9 +22,17 @@ def _meta(*shape: int, dtype: torch.dtype = torch.float32) -> torch.Tensor:
         ({"embeddings": _meta()}, r"embeddings must have shape \[..., D\], got a scalar"),
         ({"embeddings": _meta(2, 8, dtype=torch.float64)}, "embeddings must have dtype float32 or"),
         ({"embeddings": _meta(2, 16385)}, "at most 16384, got 16385"),
-        ({"target": 0.0}, "target must be a finite number above 0, got 0.0"),
-        ({"clip": math.inf}, "clip must be a finite number above 0, got inf"),
-        ({"clip": "text"}, "clip must be a finite number above 0, got 'text'"),
+        ({"target": 0.0}, "target must be a number that is finite and above 0 in float32, got 0.0"),
+        (
+            {"clip": math.inf},
+            "clip must be a number that is finite and above 0 in float32, got inf",
+        ),
+        ({"target": 1e-50}, "target must be a number .* above 0 in float32, got 1e-50"),
+        ({"clip": 1e39}, r"clip must be a number that is finite .*, got 1e\+39"),
+        (
+            {"clip": "text"},
+            "clip must be a number that is finite and above 0 in float32, got 'text'",
+        ),
     ],
 )
 def test_bad_input_to_the_rescaling_is_refused(changes, message):
@@ -42,9 +50,16 @@ def test_bad_input_to_the_rescaling_is_refused(changes, message):
         ({"weight": _meta(9)}, r"weight must have shape \[8\], got \[9\]"),
         ({"weight": _meta(8, dtype=torch.float64)}, "weight must have dtype float32 or"),
         ({"weight": torch.ones(8)}, "weight must be on the device of features, meta, got cpu"),
-        ({"max_norm": -1.0}, "max_norm must be a finite number above 0, got -1.0"),
-        ({"target_mean": math.nan}, "target_mean must be a finite number above 0, got nan"),
-        ({"eps": 0.0}, "eps must be a finite number above 0, got 0.0"),
+        (
+            {"max_norm": -1.0},
+            "max_norm must be a number that is finite and above 0 in float32, got -1.0",
+        ),
+        (
+            {"target_mean": math.nan},
+            "target_mean must be a number that is finite and above 0 in float32, got nan",
+        ),
+        ({"eps": 1e-50}, "eps must be a number .* above 0 in float32, got 1e-50"),
+        ({"eps": 0.0}, "eps must be a number that is finite and above 0 in float32, got 0.0"),
     ],
 )
 def test_bad_input_to_the_normalization_is_refused(changes, message):

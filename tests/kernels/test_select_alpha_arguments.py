@@ -25,8 +25,15 @@ def _meta(*shape: int, dtype: torch.dtype = torch.float32) -> torch.Tensor:
         ({"threshold": _meta(3)}, r"threshold must have shape \[4\], got \[3\]"),
         ({"threshold": _meta()}, r"threshold must have shape \[4\], got \[\]"),
         ({"alpha_low": _meta(4, dtype=torch.float64)}, "alpha_low must have dtype float32, got"),
-        ({"alpha_high": math.nan}, "alpha_high must be a finite number or .*, got nan"),
-        ({"threshold": "0.4"}, "threshold must be a finite number or .*, got '0.4'"),
+        (
+            {"alpha_high": math.nan},
+            "alpha_high must be a number that is finite in float32 or .*, got nan",
+        ),
+        ({"alpha_low": -1e39}, r"alpha_low must be a number that is finite .*, got -1e\+39"),
+        (
+            {"threshold": "0.4"},
+            "threshold must be a number that is finite in float32 or .*, got '0.4'",
+        ),
         ({"applies": _meta(4)}, "applies must have dtype bool, got float32"),
         ({"applies": _meta(5, dtype=torch.bool)}, r"applies must have shape \[4\], got \[5\]"),
         ({"threshold": torch.zeros(4)}, "threshold must be on the device of logits, meta, got cpu"),

@@ -48,7 +48,29 @@ def _arguments(**changes: Any) -> dict[str, Any]:
         ({"image_spans": lambda e: e(4, 1, 2, dtype=torch.int32)}, "give one of them, got both"),
         ({"heads": lambda e: e(2, dtype=torch.bool)}, r"heads must have shape \[8\], got \[2\]"),
         ({"window": 0}, "window must be positive, got 0"),
-        ({"softcap": -1.0}, "softcap must be positive, got -1.0"),
+        ({"softcap": -1.0}, "softcap must be a number that is finite and above 0.*, got -1.0"),
+        ({"softcap": 1e-50}, "softcap must be a number that is finite and above 0 in float32"),
+        ({"scaling": 1e39}, r"scaling must be a number that is finite in float32, got 1e\+39"),
+        (
+            {"max_length": 49},
+            "image_columns must have at least max_length = 49 columns, got 48",
+        ),
+        (
+            {
+                "max_length": 49,
+                "image_columns": None,
+                "visible": lambda e: e(4, 40, dtype=torch.bool),
+            },
+            "visible must have at least max_length = 49 columns, got 40",
+        ),
+        (
+            {"key_cache": lambda e: e(10, 16, 2, 64).requires_grad_()},
+            "has no backward pass and expects inputs without gradients .*, got key_cache that",
+        ),
+        (
+            {"row_alpha": lambda e: e(4, dtype=torch.float32).requires_grad_()},
+            "got row_alpha that requires one",
+        ),
         ({"num_splits": 0}, "num_splits must be positive"),
         (
             {"window": 4, "visible": lambda e: e(4, 48, dtype=torch.bool)},
@@ -83,9 +105,56 @@ def test_good_arguments_launch() -> None:
     assert len(launches) == 1
 
 
+def test_inputs_with_gradients_are_fine_where_none_is_asked_for() -> None:
+    with record_launches("sm_90") as launches, torch.no_grad():
+        steered_paged_decode(**_arguments(query=lambda e: e(4, 8, 64).requires_grad_()))
+    assert len(launches) == 1
+
+
+@pytest.mark.parametrize(("batch", "rows"), [(0, 1), (0, 0), (2, 0)])
+def test_no_requests_and_no_rows_give_empty_outputs(batch: int, rows: int) -> None:
+    def empty(*shape: int, dtype: torch.dtype = torch.float16) -> torch.Tensor:
+        return torch.empty(shape, dtype=dtype, device="meta")
+
+    total = batch * rows
+    with record_launches("sm_90") as launches:
+        dense, log_sum_exp = steered_decode(
+            empty(batch, 8, rows, 64),
+            empty(batch, 2, 9, 64),
+            empty(batch, 2, 9, 64),
+            row_alpha=empty(batch, rows, dtype=torch.float32),
+            return_log_sum_exp=True,
+        )
+        paged = steered_paged_decode(
+            empty(total, 8, 64),
+            empty(10, 16, 2, 64),
+            empty(10, 16, 2, 64),
+            block_table=empty(batch, 3, dtype=torch.int32),
+            sequence_lengths=empty(batch, dtype=torch.int32),
+            row_alpha=empty(total, dtype=torch.float32),
+        )
+    assert not launches
+    assert dense.shape == (batch, 8, rows, 64)
+    assert log_sum_exp.shape == (batch, 8, rows)
+    assert paged.shape == (total, 8, 64)
+
+
+def test_dense_form_needs_a_mask_for_more_rows_than_tokens() -> None:
+    query, key = torch.zeros(1, 4, 10, 32, device="meta"), torch.zeros(1, 2, 9, 32, device="meta")
+    alpha = torch.ones(1, 10, device="meta")
+    message = "query must hold the last of the 9 tokens of key, got 10 rows"
+    with record_launches("sm_90") as launches, pytest.raises(ValueError, match=message):
+        steered_decode(query, key, key, row_alpha=alpha)
+    assert not launches
+    visible = torch.ones(1, 10, 9, dtype=torch.bool, device="meta")
+    with record_launches("sm_90") as launches:
+        steered_decode(query, key, key, row_alpha=alpha, visible=visible)
+    assert launches
+
+
 def test_long_contexts_are_split_and_merged() -> None:
     with record_launches("sm_90") as launches:
-        steered_paged_decode(**_arguments(max_length=32768))
+        steered_paged_decode(**_arguments(max_length=32768, image_columns=None))
     names = [launch.kernel.__name__ for launch in launches]
     assert names == ["steered_paged_decode_kernel", "merge_splits_kernel"]
 

@@ -14,7 +14,7 @@ from adaptvis_kernels.ops.rescale_norms import (
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from adaptvis.hf import norms
+from adaptvis.steering import norms
 
 _SHAPES = settings(max_examples=20, suppress_health_check=[HealthCheck.function_scoped_fixture])
 _NORMS = [

@@ -181,6 +181,47 @@ def test_explicit_mask_replaces_causality() -> None:
     Case(rows=(2, 4), options={"visible": True}).check(num_splits=3)
 
 
+@pytest.mark.parametrize("mode", ["visible", "first_columns", "window"])
+@pytest.mark.parametrize("splits", [1, 3])
+def test_nothing_leaks_from_columns_that_no_row_sees(mode: str, splits: int) -> None:
+    case = Case(rows=(1, 3), lengths=(45, 70))
+    hidden = torch.zeros(2, 70, dtype=torch.bool)
+    if mode == "first_columns":
+        case.options["first_columns"] = torch.tensor([21, 66], dtype=torch.int32)
+        hidden[0, :21] = hidden[1, :66] = True
+    elif mode == "window":
+        case.options["window"] = 5
+        hidden[0, : 45 - 5] = hidden[1, : 70 - 3 + 1 - 5] = True
+    else:
+        generator = torch.Generator().manual_seed(5)
+        hidden = torch.rand(2, 70, generator=generator) < 0.4
+        hidden[1, 30:] = True
+        shown = torch.rand(4, 70, generator=generator) < 0.6
+        case.options["visible"] = shown & ~hidden[[0, 1, 1, 1]]
+        case.options["visible"][2] = False
+    for request, length in enumerate(case.lengths):
+        for token in hidden[request, :length].nonzero().flatten().tolist():
+            block = int(case.table[request, token // case.block_size])
+            case.key[block, token % case.block_size] = float("nan")
+            case.value[block, token % case.block_size] = float("nan")
+    case.check(num_splits=splits)
+
+
+@pytest.mark.parametrize("splits", [1, 3])
+def test_tokens_behind_the_image_columns_are_no_image(splits: int) -> None:
+    case = Case(rows=(1, 1), lengths=(33, 33), images="none")
+    # The rows of the narrower tensor follow each other: behind the first lies the second.
+    case.image = {"image_columns": torch.tensor([[False] * 32, [True] * 32])}
+    case.check(num_splits=splits)
+
+
+@pytest.mark.parametrize("splits", [1, 3])
+def test_tokens_behind_an_explicit_mask_are_not_visible(splits: int) -> None:
+    case = Case(rows=(1, 3), lengths=(40, 61))
+    case.options["visible"] = torch.ones(4, 32, dtype=torch.bool)
+    case.check(num_splits=splits)
+
+
 def test_rows_that_see_nothing_give_zero() -> None:
     case = Case(rows=(1, 2), lengths=(20, 30), options={"first_columns": True})
     case.options["first_columns"] = torch.tensor([20, 30], dtype=torch.int32)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import mmap
 from typing import Any
 
 import pytest
@@ -257,6 +258,19 @@ def test_an_explicit_mask_replaces_everything_else(
     if form == "transposed":
         visible = visible.transpose(1, 2).contiguous().transpose(1, 2)
     check(inputs, visible=visible, image_spans=inputs.spans(2))
+
+
+def test_a_mask_of_more_than_two_gigabytes_between_columns_is_read_where_it_is() -> None:
+    inputs = Inputs(14, batch=1, rows=5, columns=20)
+    apart = 2**27  # The offset of column 16 does not fit in 32 bits.
+    size = 19 * apart + 5
+    flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | getattr(mmap, "MAP_NORESERVE", 0)
+    # Pages that nobody touches take no memory.
+    storage = torch.frombuffer(mmap.mmap(-1, size, flags=flags), dtype=torch.bool)
+    visible = storage.as_strided((1, 5, 20), (5, 1, apart))
+    visible[:] = torch.rand(1, 5, 20, generator=inputs.generator) < 0.5
+    image = storage.as_strided((1, 20), (20, apart))
+    check(inputs, visible=visible, image_columns=image)
 
 
 def test_a_mask_that_states_causality_changes_nothing() -> None:

@@ -12,23 +12,34 @@ __all__ = ["compile_cases"]
 
 
 def compile_cases() -> Iterator[tuple[str, Callable[[], object]]]:
-    """Named calls on ``meta`` tensors."""
+    """Named calls on ``meta`` tensors: every key of the configurations, with a mask.
+
+    A mask takes the place of positions, padding and window, and more registers than they do.
+    """
     half = torch.float16
     full = torch.float32
     yield "one row, head size 128", _call(128)
     yield "one row, head size 80, alpha and heads", _call(80, alpha=True, heads=True, first=True)
     yield "one row, head size 256, window and softcap", _call(256, window=1024, softcap=50.0)
-    yield "one row, head size 32, mask", _call(32, mask=True)
-    yield "48 rows, head size 64, alpha", _call(64, rows=48, alpha=True, positions=True)
-    yield "48 rows, head size 128, float16", _call(128, rows=48, dtype=half, alpha=True)
-    yield "256 rows, head size 96, alpha and mask", _call(96, rows=256, alpha=True, mask=True)
     yield (
-        "256 rows, head size 128, all options",
+        "48 rows, head size 128, float16",
+        _call(128, rows=48, dtype=half, alpha=True, positions=True),
+    )
+    yield (
+        "256 rows, head size 128, all but a mask",
         _call(128, rows=256, alpha=True, heads=True, window=1024, softcap=50.0, positions=True),
     )
-    yield "256 rows, head size 256, mask", _call(256, rows=256, alpha=True, mask=True)
-    yield "one row, head size 128, float32", _call(128, dtype=full, alpha=True)
-    yield "256 rows, head size 256, float32", _call(256, rows=256, dtype=full, alpha=True)
+    for size in (64, 128, 256):
+        softcap = 50.0 if size == 256 else None
+        for rows in (1, 48, 256):
+            yield (
+                f"{rows} rows, head size {size}, mask, alpha, heads",
+                _call(size, rows=rows, mask=True, alpha=True, heads=True, softcap=softcap),
+            )
+        yield (
+            f"head size {size}, float32, mask, alpha, heads",
+            _call(size, rows=48, dtype=full, mask=True, alpha=True, heads=True),
+        )
     # Sizes of 1 become constants.
     yield "every size 1", _call(1, batch=1, num_heads=1, width=1, slots=1, mask=True)
 

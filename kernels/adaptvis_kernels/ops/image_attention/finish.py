@@ -11,7 +11,7 @@ from .visibility import positions_of_rows, sees
 LN_2 = tl.constexpr(0.6931471805599453)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["stride_visible_batch", "stride_visible_row"])
 def image_finish(
     partials,
     positions,

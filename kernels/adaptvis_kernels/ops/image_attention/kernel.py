@@ -45,7 +45,7 @@ def image_slots(
     tl.atomic_max(slots + batch * width + column, slot, mask=inside, sem="relaxed")
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["stride_visible_batch", "stride_visible_row"])
 def image_logits(
     query,
     key,

@@ -8,7 +8,16 @@ import torch
 import triton
 from torch import Tensor
 
-from ...checks import FLOAT_TYPES, check_devices, check_dtype, check_shape, require
+from ...checks import (
+    FLOAT_TYPES,
+    check_devices,
+    check_dtype,
+    check_finite,
+    check_no_gradient,
+    check_positive,
+    check_shape,
+    require,
+)
 from ...configs import configuration
 from ...launching import architecture_of, launch, multiprocessors_of
 from .finish import image_finish
@@ -67,7 +76,7 @@ def image_attention(
         float32, contiguous. Rows that see no image token give weights, share and entropy 0.
 
     Raises:
-        ValueError: a shape, dtype, device or option does not fit; nothing was launched.
+        ValueError: a shape, dtype, device or option does not fit, or a gradient is asked for.
     """
     device = _check(
         query,
@@ -79,6 +88,7 @@ def image_attention(
         window,
         row_alpha,
         heads,
+        scaling,
         softcap,
     )
     batch, num_heads, rows, size = query.shape
@@ -87,18 +97,17 @@ def image_attention(
     group = num_heads // groups
     if visible is not None:
         # Triton reads bool as a byte anyway; a view keeps any strides.
-        visible = visible.reshape(batch, rows, width) if visible.dim() == 4 else visible
-        visible = visible.view(torch.uint8)
+        visible = (visible[:, 0] if visible.dim() == 4 else visible).view(torch.uint8)
     if heads is not None:
         heads = heads.view(torch.uint8)
 
     architecture = architecture_of(device)
     block_size = max(32, triton.next_power_of_2(size))
-    # Few rows fit one small tile; many share each key that is read.
-    tier = next((tier for tier in (16, 64) if group * rows <= tier), 128)
-    config = configuration(
-        "image_attention", f"{block_size}/{query.element_size() * 8}/{tier}", architecture
-    )
+    bits = query.element_size() * 8
+    # Few rows fit one small tile; many share each key. Float32 is slow whatever the tile.
+    tier = "" if bits == 32 else f"/{next((t for t in (16, 64) if group * rows <= t), 128)}"
+    key_of_config = f"{max(64, block_size)}/{bits}{tier}"
+    config = configuration("image_attention", key_of_config, architecture)
     finish = configuration("image_attention", "finish", architecture)
     row_tiles = triton.cdiv(group * rows, config["BLOCK_M"])
     programs = row_tiles * groups * batch
@@ -232,8 +241,10 @@ def _check(
     window: int | None,
     row_alpha: Tensor | None,
     heads: Tensor | None,
+    scaling: float | None,
     softcap: float | None,
 ) -> torch.device:
+    check_no_gradient("image_attention", query=query, key=key, row_alpha=row_alpha)
     check_shape("query", query, ("B", "H", "R", "D"))
     batch, num_heads, rows, size = query.shape
     require(1 <= size <= _LARGEST_HEAD, f"head size must be 1 to {_LARGEST_HEAD}, got {size}")
@@ -268,7 +279,9 @@ def _check(
         check_shape("first_columns", first_columns, (batch,))
         check_dtype("first_columns", first_columns, torch.int32)
     require(window is None or window > 0, f"window must be positive, got {window}")
-    require(softcap is None or softcap > 0, f"softcap must be positive, got {softcap}")
+    if softcap is not None:
+        check_positive("softcap", softcap)
+    check_finite("scaling", 1.0 if scaling is None else scaling)
     if row_alpha is not None:
         check_shape("row_alpha", row_alpha, (batch, rows))
         check_dtype("row_alpha", row_alpha, torch.float32)

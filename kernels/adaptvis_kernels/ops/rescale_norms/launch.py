@@ -9,7 +9,14 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from ...checks import FLOAT_TYPES, check_devices, check_dtype, check_shape, require
+from ...checks import (
+    FLOAT_TYPES,
+    check_devices,
+    check_dtype,
+    check_positive,
+    check_shape,
+    require,
+)
 from .passes import normalize_backward, normalize_forward, rescale_backward, rescale_forward
 
 __all__ = ["normalize_projection", "rescale_norms"]
@@ -40,7 +47,7 @@ def rescale_norms(embeddings: Tensor, *, target: float | None, clip: float | Non
     _check_vectors("embeddings", embeddings, _LARGEST_RESCALED)
     for name, value in (("target", target), ("clip", clip)):
         if value is not None:
-            _check_positive(name, value)
+            check_positive(name, value)
     check_devices(embeddings=embeddings)
     # To a constant norm always, or only from above it; without either, from above infinity: never.
     limit = min(float(value) for value in (target, clip, math.inf) if value is not None)
@@ -84,7 +91,7 @@ def normalize_projection(
     check_dtype("weight", weight, FLOAT_TYPES)
     constants = {"max_norm": max_norm, "target_mean": target_mean, "eps": eps}
     for name, value in constants.items():
-        _check_positive(name, value)
+        check_positive(name, value)
     check_devices(features=features, weight=weight)
     values = (float(max_norm), float(target_mean), float(eps))
     if torch.is_grad_enabled() and (features.requires_grad or weight.requires_grad):
@@ -99,13 +106,6 @@ def _check_vectors(name: str, tensor: Tensor, largest: int) -> None:
     require(
         tensor.shape[-1] <= largest,
         f"{name} must have a last dimension of at most {largest}, got {tensor.shape[-1]}",
-    )
-
-
-def _check_positive(name: str, value: float) -> None:
-    require(
-        isinstance(value, (int, float)) and math.isfinite(value) and value > 0,
-        f"{name} must be a finite number above 0, got {value!r}",
     )
 
 

@@ -8,7 +8,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ...checks import FLOAT_TYPES, check_devices, check_dtype, check_shape, require
+from ...checks import (
+    FLOAT_TYPES,
+    check_devices,
+    check_dtype,
+    check_shape,
+    in_float32,
+    require,
+)
 from ...configs import configuration
 from ...launching import architecture_of, launch, multiprocessors_of
 from .kernel import combine_splits_kernel, confidence_kernel
@@ -122,8 +129,9 @@ def _number_or_per_row(name: str, value: float | Tensor, rows: int) -> float | T
         check_dtype(name, value, torch.float32)
         return value.detach().contiguous()
     require(
-        isinstance(value, (int, float)) and math.isfinite(value),
-        f"{name} must be a finite number or a float32 tensor [{rows}], got {value!r}",
+        math.isfinite(in_float32(value)),
+        f"{name} must be a number that is finite in float32 or a float32 tensor [{rows}], "
+        f"got {value!r}",
     )
     return float(value)
 

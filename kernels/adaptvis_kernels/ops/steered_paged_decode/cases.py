@@ -13,27 +13,35 @@ from .launch import steered_paged_decode
 
 __all__ = ["compile_cases"]
 
+_TAIL = 40
+
 
 def compile_cases() -> Iterator[tuple[str, Callable[[], object]]]:
-    """Named calls of the launchers on the ``meta`` device."""
-    yield "head 64, 1 row, paged, spans", partial(_paged, 16, 8, 64, rows=1, spans=True)
-    yield (
-        "head 80, 1 row, small blocks, columns",
-        partial(_paged, 32, 32, 80, rows=1, block_size=16),
-    )
-    yield "head 128, 1 row, paged, split", partial(_paged, 32, 32, 128, rows=1, batch=1)
-    yield "head 128, GQA 7, tail, paged", partial(_paged, 28, 4, 128, rows=40, spans=True)
-    yield (
-        "head 128, GQA 4, 1 row, dense, float16",
-        partial(_dense, 32, 8, 128, rows=1, dtype=torch.float16),
-    )
-    yield "head 128, tail, dense, explicit mask", partial(_dense, 32, 32, 128, rows=40, mask=True)
+    """Named calls of the launchers on the ``meta`` device: every key of the configurations.
+
+    "all options" is what transformers models with padding run: mask, columns, heads.
+    """
+    half, full = torch.float16, torch.float32
+    yield "head 64, 1 row, paged, spans", partial(_paged, 16, 8, 64, spans=True)
+    yield "head 128, 1 row, paged, split", partial(_paged, 32, 32, 128, batch=1)
+    yield "head 80, 1 row, small blocks, columns", partial(_paged, 32, 32, 80, block_size=16)
     yield (
         "head 256, GQA 2, 1 row, window, softcap",
-        partial(_paged, 8, 4, 256, rows=1, window=1024, softcap=50.0),
+        partial(_paged, 8, 4, 256, window=1024, softcap=50.0),
     )
-    yield "head 256, GQA 2, tail, window", partial(_paged, 8, 4, 256, rows=40, window=1024)
-    yield "head 128, tail, float32", partial(_dense, 8, 8, 128, rows=40, dtype=torch.float32)
+    yield "head 64, GQA 7, tail, paged", partial(_paged, 14, 2, 64, rows=_TAIL)
+    yield "head 128, GQA 7, tail, paged", partial(_paged, 28, 4, 128, rows=_TAIL, spans=True)
+    yield "head 256, GQA 2, tail, window", partial(_paged, 8, 4, 256, rows=_TAIL, window=1024)
+    yield "head 128, tail, paged, mask", partial(_paged, 32, 8, 128, rows=_TAIL, mask=True)
+    yield "head 128, GQA 4, 1 row, dense, float16", partial(_dense, 32, 8, 128, dtype=half)
+    for size in (64, 128, 256):
+        softcap = 50.0 if size == 256 else None
+        masked = partial(_dense, 8, 4, size, mask=True, softcap=softcap)
+        yield f"head {size}, 1 row, all options", masked
+        yield f"head {size}, tail, all options", partial(masked, rows=_TAIL)
+        yield f"head {size}, tail, float32", partial(_paged, 8, 8, size, rows=_TAIL, dtype=full)
+        masked = partial(masked, rows=_TAIL, dtype=full)
+        yield f"head {size}, tail, all options, float32", masked
 
 
 def _empty(*shape: int, dtype: torch.dtype) -> Tensor:
@@ -45,17 +53,19 @@ def _paged(
     groups: int,
     head_size: int,
     *,
-    rows: int,
+    rows: int = 1,
     batch: int = 16,
     block_size: int = 64,
     spans: bool = False,
+    mask: bool = False,
     window: int | None = None,
     softcap: float | None = None,
+    dtype: torch.dtype = torch.bfloat16,
 ) -> object:
-    cache = _empty(1024, block_size, groups, head_size, dtype=torch.bfloat16)
+    cache = _empty(1024, block_size, groups, head_size, dtype=dtype)
     unequal = rows > 1
     return steered_paged_decode(
-        _empty(batch * rows, num_heads, head_size, dtype=torch.bfloat16),
+        _empty(batch * rows, num_heads, head_size, dtype=dtype),
         cache,
         cache,
         block_table=_empty(batch, 4096 // block_size, dtype=torch.int32),
@@ -65,6 +75,7 @@ def _paged(
         max_rows=rows if unequal else None,
         image_columns=None if spans else _empty(batch, 4096, dtype=torch.bool),
         image_spans=_empty(batch, 2, 2, dtype=torch.int32) if spans else None,
+        visible=_empty(batch * rows, 4096, dtype=torch.bool) if mask else None,
         window=window,
         softcap=softcap,
     )
@@ -75,9 +86,10 @@ def _dense(
     groups: int,
     head_size: int,
     *,
-    rows: int,
+    rows: int = 1,
     dtype: torch.dtype = torch.bfloat16,
     mask: bool = False,
+    softcap: float | None = None,
 ) -> object:
     batch, columns = 2, 704
     key = _empty(batch, groups, columns, head_size, dtype=dtype)
@@ -89,5 +101,6 @@ def _dense(
         image_columns=_empty(batch, columns, dtype=torch.bool),
         heads=_empty(num_heads, dtype=torch.bool),
         visible=_empty(batch, rows, columns, dtype=torch.bool) if mask else None,
+        softcap=softcap,
         return_log_sum_exp=True,
     )

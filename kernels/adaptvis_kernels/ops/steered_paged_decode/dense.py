@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ...checks import check_shape
+from ...checks import check_no_gradient, check_shape, require
 from .launch import steered_paged_decode
 
 __all__ = ["steered_decode"]
@@ -31,7 +31,7 @@ def steered_decode(
     """The same over a dense cache: every request's cache is one block; nothing is copied.
 
     Args:
-        query: [B, H, R, D], the last R of the N tokens.
+        query: [B, H, R, D], the last R of the N tokens; with ``visible`` R may exceed N.
         key, value: [B, G, N, D], any strides.
         row_alpha: float32 [B, R].
         visible: bool [B, R, N].
@@ -42,8 +42,9 @@ def steered_decode(
         ``return_log_sum_exp`` also float32 [B, H, R].
 
     Raises:
-        ValueError: a shape, dtype, device or option does not fit; nothing was launched.
+        ValueError: a shape, dtype, device or option does not fit, or a gradient is asked for.
     """
+    check_no_gradient("steered_decode", query=query, key=key, value=value, row_alpha=row_alpha)
     check_shape("query", query, ("B", "H", "R", "D"))
     batch, num_heads, rows, head_size = query.shape
     check_shape("key", key, (batch, "G", "N", head_size))
@@ -53,6 +54,11 @@ def steered_decode(
     if visible is not None:
         check_shape("visible", visible, (batch, rows, columns))
         visible = visible.reshape(batch * rows, columns)
+    else:
+        require(
+            rows <= columns,
+            f"query must hold the last of the {columns} tokens of key, got {rows} rows",
+        )
     if image_columns is not None:
         check_shape("image_columns", image_columns, (batch, columns))
     device = query.device

@@ -24,7 +24,15 @@ from ...softmax import LOG2_E, online_softmax_step
 __all__ = ["merge_splits_kernel", "steered_paged_decode_kernel"]
 
 
-@triton.jit
+# Rows of a mask are as long as the context, which grows by one token a step: one kernel for all.
+@triton.jit(
+    do_not_specialize=[
+        "stride_columns_request",
+        "stride_visible_row",
+        "image_width",
+        "visible_width",
+    ]
+)
 def steered_paged_decode_kernel(
     query,  # [T, H, D]
     key_cache,  # [blocks, block_size, G, D]
@@ -33,11 +41,11 @@ def steered_paged_decode_kernel(
     sequence_lengths,  # int32 [B]
     row_starts,  # int32 [B + 1]
     row_alpha,  # float32 [T]
-    image_columns,  # bool [B, N]
+    image_columns,  # bool [B, image_width]; columns behind it are no image tokens
     image_spans,  # int32 [B, S, 2]
     heads,  # bool [H]
     first_columns,  # int32 [B]
-    visible,  # bool [T, N]
+    visible,  # bool [T, visible_width]; columns behind it are not visible
     output,  # [T, H, D], or float32 [splits, T, H, D]
     log_sum_exp,  # float32 [T, H], or [splits, T, H] in units of log2
     stride_query_row,
@@ -55,6 +63,8 @@ def steered_paged_decode_kernel(
     stride_columns_request,
     stride_visible_row,
     stride_visible_column,
+    image_width,
+    visible_width,
     total_rows,
     rows_per_request,
     block_size,
@@ -124,8 +134,9 @@ def steered_paged_decode_kernel(
     begin = 0
     if HAS_FIRST_COLUMNS:
         begin = tl.load(first_columns + request)
-    end = length
-    if not HAS_VISIBLE:
+    if HAS_VISIBLE:
+        end = tl.minimum(length, visible_width)
+    else:
         last_row = tl.minimum((tile * BLOCK_M + BLOCK_M - 1) // GROUP, rows - 1)
         end = length - rows + last_row + 1
         if HAS_WINDOW:
@@ -188,7 +199,8 @@ def steered_paged_decode_kernel(
             is_image = inside_spans(column, span_starts, span_ends)
             logits = tl.where(is_image[None, :], logits * alpha[:, None], logits)
         if HAS_COLUMNS:
-            is_image = tl.load(image_columns + column, mask=is_column, other=0) != 0
+            is_known = is_column & (column < image_width)
+            is_image = tl.load(image_columns + column, mask=is_known, other=0) != 0
             logits = tl.where(is_image[None, :], logits * alpha[:, None], logits)
 
         is_used = is_column

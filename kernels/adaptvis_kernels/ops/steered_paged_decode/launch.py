@@ -8,7 +8,16 @@ import torch
 import triton
 from torch import Tensor
 
-from ...checks import FLOAT_TYPES, check_devices, check_dtype, check_shape, require
+from ...checks import (
+    FLOAT_TYPES,
+    check_devices,
+    check_dtype,
+    check_finite,
+    check_no_gradient,
+    check_positive,
+    check_shape,
+    require,
+)
 from ...columns import check_image_positions
 from ...configs import configuration
 from ...launching import architecture_of, launch, multiprocessors_of
@@ -56,18 +65,19 @@ def steered_paged_decode(
         block_table: int32 [B, max_blocks], the blocks of each request in order.
         sequence_lengths: int32 [B], tokens in the cache, the rows included.
         row_alpha: float32 [T]; 1 leaves a row as it is.
-        row_starts: int32 [B + 1], where the rows of each request start; the last is T. None: every
-            request has T / B rows.
+        row_starts: int32 [B + 1], where the rows of each request start; outputs of rows behind the
+            last are undefined. None: every request has T / B rows.
         max_rows: the most rows of any request, needed with ``row_starts`` (the host does not read
             device memory).
-        max_length: an upper bound of the lengths; None takes what the block table can hold. Only
-            decides over how many slices long contexts are split.
-        image_columns: bool [B, N], N at least the longest length; or
+        max_length: an upper bound of the lengths; None takes what the block table can hold. Decides
+            over how many slices long contexts are split, and widths are checked against it.
+        image_columns: bool [B, N]; columns from N on are no image tokens; or
         image_spans: int32 [B, S, 2], half-open spans of columns, empty where start >= end. One of
             the two; neither steers nothing.
         heads: bool [H], the steered query heads; None is all.
         first_columns: int32 [B]; columns before it are left padding that no row sees.
-        visible: bool [T, N], an explicit mask in place of causality and window.
+        visible: bool [T, N], an explicit mask in place of causality and window; columns from N on
+            are not visible.
         window: a row sees this many columns up to its own; None is all.
         scaling: of the logits; None is D ** -0.5.
         softcap: ``softcap * tanh(logits / softcap)`` before alpha.
@@ -79,8 +89,15 @@ def steered_paged_decode(
         [T, H] (natural logarithm). A row that sees nothing gives 0 and -inf.
 
     Raises:
-        ValueError: a shape, dtype, device or option does not fit; nothing was launched.
+        ValueError: a shape, dtype, device or option does not fit, or a gradient is asked for.
     """
+    check_no_gradient(
+        "steered_paged_decode",
+        query=query,
+        key_cache=key_cache,
+        value_cache=value_cache,
+        row_alpha=row_alpha,
+    )
     check_shape("query", query, ("T", "H", "D"))
     total_rows, num_heads, head_size = query.shape
     require(
@@ -116,7 +133,16 @@ def steered_paged_decode(
         check_dtype("visible", visible, torch.bool)
         require(window is None, "visible replaces causality and window: give one of them, got both")
     require(window is None or window > 0, f"window must be positive, got {window}")
-    require(softcap is None or softcap > 0, f"softcap must be positive, got {softcap}")
+    if softcap is not None:
+        check_positive("softcap", softcap)
+    scaling = head_size**-0.5 if scaling is None else scaling
+    check_finite("scaling", scaling)
+    for name, mask in (("image_columns", image_columns), ("visible", visible)):
+        require(
+            max_length is None or mask is None or max_length <= mask.shape[1],
+            f"{name} must have at least max_length = {max_length} columns, got "
+            f"{0 if mask is None else mask.shape[1]}",
+        )
     require(num_splits is None or num_splits > 0, f"num_splits must be positive, got {num_splits}")
     if row_starts is not None:
         check_shape("row_starts", row_starts, (batch + 1,))
@@ -125,11 +151,11 @@ def steered_paged_decode(
         rows = max_rows or 1
     else:
         require(
-            batch > 0 and total_rows % batch == 0,
+            total_rows % batch == 0 if batch > 0 else total_rows == 0,
             f"query must hold equally many rows for each of {batch} requests, got {total_rows} "
             "rows; give row_starts for unequal ones",
         )
-        rows = total_rows // batch
+        rows = total_rows // max(batch, 1)
     device = check_devices(
         query=query,
         key_cache=key_cache,
@@ -151,8 +177,12 @@ def steered_paged_decode(
     span_count = 0 if image_spans is None else image_spans.shape[1]
     group = num_heads // groups
     block_d = max(16, triton.next_power_of_2(head_size))
-    kind = "short" if rows * group <= 16 else "tail"
-    key = f"{max(64, block_d)}/{query.element_size() * 8}/{kind}"
+    bits = query.element_size() * 8
+    # Float32 products are slow whatever the tile; in 16 bits tails take larger ones.
+    kind = "" if bits == 32 else "/short" if rows * group <= 16 else "/tail"
+    # The mask's tile takes registers, too.
+    masked = "/masked" if visible is not None else ""
+    key = f"{max(64, block_d)}/{bits}{kind}{masked}"
     config = configuration("steered_paged_decode", key, architecture_of(device))
     row_tiles = triton.cdiv(rows * group, config["BLOCK_M"])
     if num_splits is None:
@@ -208,12 +238,14 @@ def steered_paged_decode(
         stride_columns_request=0 if image_columns is None else image_columns.stride(0),
         stride_visible_row=0 if visible is None else visible.stride(0),
         stride_visible_column=0 if visible is None else visible.stride(1),
+        image_width=0 if image_columns is None else image_columns.shape[1],
+        visible_width=0 if visible is None else visible.shape[1],
         total_rows=total_rows,
         rows_per_request=rows,
         block_size=block_size,
         num_splits=num_splits,
         span_count=span_count,
-        scaling=head_size**-0.5 if scaling is None else float(scaling),
+        scaling=float(scaling),
         softcap=1.0 if softcap is None else float(softcap),
         window=0 if window is None else window,
         NUM_HEADS=num_heads,

@@ -10,6 +10,13 @@ from ...columns import columns_of_spans
 __all__ = ["steered_paged_decode_reference"]
 
 
+def _first(mask: Tensor, length: int) -> Tensor:
+    """The first ``length`` of a mask, False behind its end; a copy."""
+    found = torch.zeros(length, dtype=torch.bool)
+    found[: len(mask)] = mask[:length]
+    return found
+
+
 def steered_paged_decode_reference(
     query: Tensor,
     key_cache: Tensor,
@@ -48,7 +55,7 @@ def steered_paged_decode_reference(
         column = torch.arange(length)
         is_image = torch.zeros(length, dtype=torch.bool)
         if image_columns is not None:
-            is_image = image_columns[request, :length]
+            is_image = _first(image_columns[request], length)
         if image_spans is not None:
             is_image = columns_of_spans(image_spans[request : request + 1], length)[0]
         rows = starts[request + 1] - starts[request]
@@ -59,7 +66,7 @@ def steered_paged_decode_reference(
             if window is not None:
                 seen &= position - column < window
             if visible is not None:
-                seen = visible[token, :length].clone()
+                seen = _first(visible[token], length)
             if first_columns is not None:
                 seen &= column >= first_columns[request]
             if not seen.any():

@@ -14,26 +14,33 @@ __all__ = ["compile_cases"]
 
 
 def compile_cases() -> Iterator[tuple[str, Callable[[], object]]]:
-    """Named calls of the launchers on the ``meta`` device."""
+    """Named calls of the launchers on the ``meta`` device: every key of the configurations.
+
+    "all options" is what transformers models run: mask, columns, heads.
+    """
     half, full = torch.float16, torch.float32
     yield "head 32, columns, float16", partial(_dense, 4, 4, 32, dtype=half)
     yield "head 64, GQA 7, 2 spans, padding", partial(_dense, 14, 2, 64, spans=2, padding=True)
     yield "head 80, columns, padding", partial(_dense, 32, 32, 80, padding=True)
     yield "head 128, 1 span, padding", partial(_dense, 32, 32, 128, spans=1, padding=True)
-    yield "head 128, GQA 4, columns, explicit mask", partial(_dense, 32, 8, 128, mask=True)
     yield "head 128, GQA 7, varlen, 4 spans", partial(_varlen, 28, 4, 128, spans=4)
     yield (
         "head 256, bidirectional, window",
         partial(_dense, 8, 4, 256, spans=1, bidirectional=True, window=1024),
     )
+    yield "head 64, tail, columns", partial(_dense, 32, 32, 64, rows=40)
     yield "head 96, tail, columns", partial(_dense, 32, 32, 96, rows=40)
     yield (
         "head 256, tail, window, softcap",
         partial(_dense, 8, 4, 256, rows=40, window=4096, softcap=50.0),
     )
-    yield "head 64, float32", partial(_dense, 8, 8, 64, spans=1, dtype=full)
-    yield "head 128, float32", partial(_dense, 32, 32, 128, dtype=full, padding=True)
-    yield "head 256, float32", partial(_dense, 8, 4, 256, dtype=full, padding=True)
+    for size in (64, 128, 256):
+        softcap = 50.0 if size == 256 else None
+        masked = partial(_dense, 8, 4, size, mask=True, softcap=softcap)
+        yield f"head {size}, all options", masked
+        yield f"head {size}, tail, all options", partial(masked, rows=40)
+        yield f"head {size}, float32", partial(_dense, 8, 4, size, dtype=full, padding=True)
+        yield f"head {size}, all options, float32", partial(masked, dtype=full)
 
 
 def _empty(*shape: int, dtype: torch.dtype) -> Tensor:

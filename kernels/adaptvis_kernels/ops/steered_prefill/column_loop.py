@@ -60,13 +60,15 @@ def _attend_tiles(
             start = step + tl.where(step >= gap_at, gap, 0)
         start = tl.multiple_of(start, BLOCK_N)
         columns = start + offsets
+        # Of a mask that is stored by column, a column's offset may need 64 bits.
+        wide_columns = columns.to(tl.int64)
         seen = (columns >= lo) & (columns < hi)
         key_start = key + tl.cast(start, tl.int64) * stride_kn
         value_start = value + tl.cast(start, tl.int64) * stride_vn
 
         if visible_rows is not None:
             mask = tl.load(
-                visible_rows[:, None] + columns[None, :] * stride_visn,
+                visible_rows[:, None] + (wide_columns * stride_visn)[None, :],
                 mask=row_valid[:, None] & seen[None, :],
                 other=0,
             )  # [BLOCK_M, BLOCK_N]
@@ -75,9 +77,9 @@ def _attend_tiles(
             value_seen = seen
         if STEERED and image_columns is not None:
             if MASKED:
-                image = tl.load(image_columns + columns * stride_icn, mask=seen, other=0)
+                image = tl.load(image_columns + wide_columns * stride_icn, mask=seen, other=0)
             else:
-                image = tl.load(image_columns + columns * stride_icn)
+                image = tl.load(image_columns + wide_columns * stride_icn)
 
         in_head = dims < HEAD_SIZE
         if MASKED:

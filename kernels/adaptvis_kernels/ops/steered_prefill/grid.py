@@ -8,7 +8,15 @@ import torch
 import triton
 from torch import Tensor
 
-from ...checks import FLOAT_TYPES, check_devices, check_dtype, check_shape, require
+from ...checks import (
+    FLOAT_TYPES,
+    check_devices,
+    check_dtype,
+    check_no_gradient,
+    check_positive,
+    check_shape,
+    require,
+)
 from ...columns import columns_of_spans
 from ...configs import configuration
 from ...launching import architecture_of, launch
@@ -80,14 +88,11 @@ def launch_prefill(
 
     block_d = max(32, triton.next_power_of_2(head_size))
     bits = query.element_size() * 8
-    size_of_tile = "/few" if bits == 16 and max_rows <= _FEW_ROWS else ""
-    config = configuration(
-        "steered_prefill", f"{block_d}/{bits}{size_of_tile}", architecture_of(device)
-    )
-    num_stages = config["num_stages"]
-    if options.visible is not None:
-        # The mask's tile takes registers, too.
-        num_stages = config.get("masked_num_stages", num_stages)
+    few = "/few" if bits == 16 and max_rows <= _FEW_ROWS else ""
+    # The mask's tile takes registers, too.
+    masked = "/masked" if options.visible is not None else ""
+    key_of_config = f"{max(64, block_d)}/{bits}{few}{masked}"
+    config = configuration("steered_prefill", key_of_config, architecture_of(device))
     row_tiles = triton.cdiv(max_rows, config["BLOCK_M"])
     pairs = batch * num_heads
     columns_of_one = triton.cdiv(columns, batch) if varlen else columns
@@ -100,7 +105,7 @@ def launch_prefill(
         (row_tiles * pairs,),
         device=device,
         num_warps=config["num_warps"],
-        num_stages=num_stages,
+        num_stages=config["num_stages"],
         query=query,
         key=key,
         value=value,
@@ -150,6 +155,9 @@ def launch_prefill(
 
 
 def _check(query: Tensor, key: Tensor, value: Tensor, options: Options, batch: int) -> torch.device:
+    check_no_gradient(
+        "steered_prefill", query=query, key=key, value=value, row_alpha=options.row_alpha
+    )
     check_dtype("query", query, FLOAT_TYPES)
     check_dtype("key", key, query.dtype)
     check_dtype("value", value, query.dtype)
@@ -160,9 +168,12 @@ def _check(query: Tensor, key: Tensor, value: Tensor, options: Options, batch: i
     if options.heads is not None:
         check_shape("heads", options.heads, (query.shape[1],))
         check_dtype("heads", options.heads, torch.bool)
-    for name in ("window", "scaling", "softcap"):
+    window = options.window
+    require(window is None or window > 0, f"window must be positive, got {window}")
+    for name in ("scaling", "softcap"):
         number = getattr(options, name)
-        require(number is None or number > 0, f"{name} must be positive, got {number}")
+        if number is not None:
+            check_positive(name, number)
     return check_devices(
         query=query,
         key=key,

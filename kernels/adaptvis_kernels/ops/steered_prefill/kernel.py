@@ -55,10 +55,14 @@ def _visible_interval(positions, first, columns, window, spans, span_count, WIND
     return tl.maximum(row_lo, first), tl.minimum(row_hi, columns)
 
 
+# Numbers that differ from prompt to prompt, strides of masks among them: one kernel for all.
 @triton.jit(
     do_not_specialize=[
         "stride_lb",
         "stride_lh",
+        "stride_icb",
+        "stride_visb",
+        "stride_visr",
         "rows",
         "columns",
         "row_tiles",

@@ -61,7 +61,7 @@ def steered_prefill(
         nothing gives 0 and -inf.
 
     Raises:
-        ValueError: a shape, dtype, device or option does not fit; nothing was launched.
+        ValueError: a shape, dtype, device or option does not fit, or a gradient is asked for.
     """
     check_shape("query", query, ("B", "H", "R", "D"))
     batch, num_heads, rows, head_size = query.shape
@@ -156,7 +156,7 @@ def steered_prefill_varlen(
         [H, T] (natural logarithm).
 
     Raises:
-        ValueError: a shape, dtype, device or option does not fit; nothing was launched.
+        ValueError: a shape, dtype, device or option does not fit, or a gradient is asked for.
     """
     check_shape("query", query, ("T", "H", "D"))
     total_rows, num_heads, head_size = query.shape
