@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -16,84 +15,21 @@ from torch import Tensor
 from torch.nn.attention import SDPBackend
 
 from kernel_bench import baselines
-from kernel_bench.problem import Problem, Refused, Variant, relative_error
-from kernel_bench.shapes import BYTES, AttentionShape, Model, image_spans
-from kernel_bench.timing import Call, sets_of
+from kernel_bench.inputs import TAIL_ROWS, Checker, Inputs, make_inputs, mask_or_window
+from kernel_bench.problem import Problem, Refused, Variant
+from kernel_bench.shapes import BYTES, AttentionShape, Model
+from kernel_bench.timing import Call
 
 # bfloat16 keeps 8 bits: rounding inputs of the second product and the output gives about 3e-3.
 LIMIT = 1e-2
-# Text behind the images, whose rows `rows="text_after_image"` steers.
-_TAIL_ROWS = 48
 _BACKENDS = {
     "SDPA flash, unsteered": SDPBackend.FLASH_ATTENTION,
     "SDPA cuDNN, unsteered": SDPBackend.CUDNN_ATTENTION,
 }
-
-
-@dataclass(frozen=True)
-class Inputs:
-    """One set. query [B, H, R, D]; key, value [B, G, N, D]; alpha and ones [B, R]."""
-
-    query: Tensor
-    key: Tensor
-    value: Tensor
-    alpha: Tensor
-    tail_alpha: Tensor
-    ones: Tensor
-    columns: Tensor
-    spans: Tensor
-
-
-def make_inputs(
-    model: Model, shape: AttentionShape, device: torch.device, seed: int = 0
-) -> list[Inputs]:
-    """As many sets of random inputs as it takes to get past the caches."""
-    generator = torch.Generator(device=device).manual_seed(seed)
-    random = partial(torch.randn, generator=generator, device=device)
-    batch, rows, columns = shape.batch, shape.rows, shape.columns
-    images = image_spans(model, columns)
-    spans = torch.tensor(images, dtype=torch.int32, device=device).expand(batch, -1, -1)
-    column = torch.arange(columns, device=device)
-    inside = ((column >= spans[..., :1]) & (column < spans[..., 1:])).any(1)
-    cache = (batch, model.groups, columns, model.head_size)
-    # The interpreter multiplies bfloat16 inexactly.
-    dtype = torch.bfloat16 if device.type == "cuda" else torch.float16
-    sets = []
-    for _ in range(sets_of(shape.cache_bytes(model), device)):
-        # Half of the rows raised, half lowered, no two alike.
-        alpha = 1 + 0.5 * torch.tanh(random(batch, rows))
-        ones = torch.ones_like(alpha)
-        tail = ones.clone()
-        tail[:, -_TAIL_ROWS:] = alpha[:, -_TAIL_ROWS:]
-        query = random(batch, rows, model.heads, model.head_size, dtype=dtype)
-        key, value = (random(cache, dtype=dtype) for _ in range(2))
-        sets.append(
-            Inputs(query.transpose(1, 2), key, value, alpha, tail, ones, inside, spans.contiguous())
-        )
-    return sets
-
-
-class _Checker:
-    """Errors against the definition in float64, which is computed once per set of alphas."""
-
-    def __init__(self, inputs: Inputs, window: int | None) -> None:
-        self.inputs, self.window = inputs, window
-        self._expected: dict[str, tuple[Tensor, Tensor]] = {}
-
-    def __call__(self, alphas: str, output: Tensor) -> float:
-        if alphas not in self._expected:
-            self._expected[alphas] = baselines.expected_attention(
-                self.inputs.query,
-                self.inputs.key,
-                self.inputs.value,
-                image_columns=self.inputs.columns,
-                row_alpha=getattr(self.inputs, alphas),
-                window=self.window,
-            )
-        rows, expected = self._expected[alphas]
-        if not bool(torch.isfinite(output).all()):
-            return float("inf")
-        return relative_error(output[:, :, rows], expected)
+# What transformers models run: image tokens as columns, and a mask where the prompt is padded.
+COLUMNS_AND_HEADS = "steered, columns and heads"
+MASK_COLUMNS_AND_HEADS = "steered, explicit mask, columns and heads"
+PAGED_MASK = "steered, blocks of 16, explicit mask and columns"
 
 
 def _other_variants(
@@ -163,7 +99,7 @@ def decode_problem(
 ) -> Problem:
     """Steered decode over paged and dense caches; the ratio of interest is to alpha = 1."""
     sets = make_inputs(model, shape, device)
-    check = _Checker(sets[0], shape.window)
+    check = Checker(sets[0], shape.window)
     batch, rows, window = shape.batch, shape.rows, shape.window
     lengths = torch.full((batch,), shape.columns, dtype=torch.int32, device=device)
     blocks = {
@@ -204,6 +140,29 @@ def decode_problem(
             for s in sets
         ]
 
+    every_head = torch.ones(model.heads, dtype=torch.bool, device=device)
+
+    def dense_columns(*, masked: bool) -> list[Call]:
+        rules = mask_or_window(shape, device, masked=masked)
+        return [
+            partial(
+                decode.steered_decode,
+                s.query,
+                s.key,
+                s.value,
+                row_alpha=s.alpha,
+                image_columns=s.columns,
+                heads=every_head,
+                **rules,
+            )
+            for s in sets
+        ]
+
+    def paged_mask() -> list[Call]:
+        rules = mask_or_window(shape, device, masked=True)
+        rules["visible"] = rules["visible"].reshape(batch * rows, -1)
+        return [partial(call, window=None, **rules) for call in paged(16, "alpha", "columns")]
+
     def ours(name: str, calls: Callable[[], list[Call]], alphas: str, view: Any) -> Variant:
         return Variant(name, calls, lambda out: check(alphas, view(out)), LIMIT, ours=True)
 
@@ -218,6 +177,12 @@ def decode_problem(
     variants.append(ours("no image tokens, blocks of 16", nothing, "ones", unpaged))
     for kind, alphas in (("steered", "alpha"), ("alpha 1", "ones")):
         variants.append(ours(f"{kind}, dense", partial(dense, alphas), alphas, lambda out: out))
+    for name, calls, view in (
+        (COLUMNS_AND_HEADS, partial(dense_columns, masked=False), lambda out: out),
+        (MASK_COLUMNS_AND_HEADS, partial(dense_columns, masked=True), lambda out: out),
+        (PAGED_MASK, paged_mask, unpaged),
+    ):
+        variants.append(ours(name, calls, "alpha", view))
     if not only_ours:
         variants += _other_variants(shape, sets, check)
     reach = shape.columns if window is None else min(shape.columns, window + rows - 1)
@@ -240,7 +205,7 @@ def prefill_problem(
 ) -> Problem:
     """Steered prefill: all rows steered, a tail of them, none; against everything unsteered."""
     sets = make_inputs(model, shape, device)
-    check = _Checker(sets[0], shape.window)
+    check = Checker(sets[0], shape.window)
 
     def run(alphas: str, where: str) -> list[Call]:
         return [
@@ -257,15 +222,36 @@ def prefill_problem(
             for s in sets
         ]
 
+    every_head = torch.ones(model.heads, dtype=torch.bool, device=device)
+
+    def columns_and_heads(*, masked: bool) -> list[Call]:
+        rules = mask_or_window(shape, device, masked=masked)
+        return [
+            partial(
+                prefill.steered_prefill,
+                s.query,
+                s.key,
+                s.value,
+                row_alpha=s.alpha,
+                image_columns=s.columns,
+                heads=every_head,
+                **rules,
+            )
+            for s in sets
+        ]
+
     def ours(name: str, alphas: str, where: str = "spans") -> Variant:
         return Variant(name, partial(run, alphas, where), partial(check, alphas), LIMIT, ours=True)
 
     variants = [
         ours("all rows steered", "alpha"),
-        ours(f"tail of {_TAIL_ROWS} rows steered", "tail_alpha"),
+        ours(f"tail of {TAIL_ROWS} rows steered", "tail_alpha"),
         ours("alpha 1", "ones"),
         ours("all rows steered, mask of columns", "alpha", "columns"),
     ]
+    for name, masked in ((COLUMNS_AND_HEADS, False), (MASK_COLUMNS_AND_HEADS, True)):
+        calls = partial(columns_and_heads, masked=masked)
+        variants.append(Variant(name, calls, partial(check, "alpha"), LIMIT, ours=True))
     if not only_ours:
         variants += _other_variants(shape, sets, check)
     operations = prefill_cost(

@@ -9,9 +9,15 @@ from functools import partial
 
 import torch
 
-from kernel_bench.attention import decode_problem, prefill_problem
+from kernel_bench.attention import (
+    COLUMNS_AND_HEADS,
+    MASK_COLUMNS_AND_HEADS,
+    PAGED_MASK,
+    decode_problem,
+    prefill_problem,
+)
 from kernel_bench.problem import Problem, Variant
-from kernel_bench.rows import image_problem, norms_problem, select_problem
+from kernel_bench.rows import MASK_AND_HEADS, image_problem, norms_problem, select_problem
 from kernel_bench.shapes import MODELS, SMALL_HEADS, TINY, AttentionShape, Model
 
 # One axis of a grid: values of one setting, or of several that go together.
@@ -24,7 +30,8 @@ LLAVA, GEMMA = MODELS["llava-1.5-7b"], MODELS["gemma-3-4b"]
 class Task:
     """One key of one op. module: that of the launcher, below the op's package.
 
-    variants: names of the problems' variants that are timed; None: the first.
+    variants: names of the problems' variants that are timed; None: the first. checks: names of
+    others that run with the same configuration and must be right and spill nothing, too.
     """
 
     op: str
@@ -33,11 +40,17 @@ class Task:
     problems: Sequence[Build]
     axes: Sequence[Axis]
     variants: tuple[str, ...] | None = None
+    checks: tuple[str, ...] = ()
 
     def chosen(self, problem: Problem) -> list[Variant]:
+        """The variants to time."""
         if self.variants is None:
             return [problem.variants[0]]
-        return [variant for variant in problem.variants if variant.name in self.variants]
+        return _named(problem, self.variants)
+
+    def checked(self, problem: Problem) -> list[Variant]:
+        """The variants to check only."""
+        return _named(problem, self.checks)
 
     def candidates(self, current: dict[str, int]) -> list[dict[str, int]]:
         """The current configuration first, then every other point of the grid."""
@@ -49,6 +62,11 @@ class Task:
             if values not in found:
                 found.append(values)
         return found
+
+
+def _named(problem: Problem, names: tuple[str, ...]) -> list[Variant]:
+    found = {variant.name: variant for variant in problem.variants}
+    return [found[name] for name in names]
 
 
 def axis(name: str, *values: int) -> list[dict[str, int]]:
@@ -78,6 +96,7 @@ _DECODE_STAGES = [
     {"num_stages": 4, "paged_num_stages": 7},
 ]
 _DECODED = ("steered, blocks of 16", "steered, dense")
+_DECODED_MASKED = (MASK_COLUMNS_AND_HEADS,)
 _NORM_AXES = (axis("BLOCK_ROWS", 1, 2, 4), axis("num_warps", 4, 8, 16))
 
 
@@ -89,54 +108,68 @@ def tasks(*, smoke: bool) -> Iterator[Task]:
     for model in (LLAVA, GEMMA, SMALL_HEADS):
         size = model.head_size
         short = (AttentionShape(1, 1, 640), AttentionShape(16, 1, 2048))
-        yield Task(
-            "steered_paged_decode",
-            f"{size}/16/short",
-            "launch",
-            _attention(decode_problem, model, *short, AttentionShape(1, 1, 32768)),
-            (axis("BLOCK_N", 32, 64, 128), axis("num_warps", 2, 4), _DECODE_STAGES),
-            _DECODED,
-        )
         tail = (AttentionShape(1, 40, 640), AttentionShape(8, 40, 2048))
-        yield Task(
-            "steered_paged_decode",
-            f"{size}/16/tail",
-            "launch",
-            _attention(decode_problem, model, *tail),
-            (
-                axis("BLOCK_M", 32, 64, 128),
-                axis("BLOCK_N", 32, 64),
-                axis("num_warps", 4, 8),
-                _DECODE_STAGES[:2],
-            ),
-            _DECODED,
-        )
+        for masked, names, checks in (
+            ("", _DECODED, (COLUMNS_AND_HEADS,)),
+            ("/masked", _DECODED_MASKED, (PAGED_MASK,)),
+        ):
+            yield Task(
+                "steered_paged_decode",
+                f"{size}/16/short{masked}",
+                "launch",
+                _attention(decode_problem, model, *short, AttentionShape(1, 1, 32768)),
+                (axis("BLOCK_N", 32, 64, 128), axis("num_warps", 2, 4), _DECODE_STAGES),
+                names,
+                checks,
+            )
+            yield Task(
+                "steered_paged_decode",
+                f"{size}/16/tail{masked}",
+                "launch",
+                _attention(decode_problem, model, *tail),
+                (
+                    axis("BLOCK_M", 32, 64, 128),
+                    axis("BLOCK_N", 32, 64),
+                    axis("num_warps", 4, 8),
+                    _DECODE_STAGES[:2],
+                ),
+                names,
+                checks,
+            )
         full = (AttentionShape(1, 2048, 2048), AttentionShape(16, 640, 640))
-        yield Task(
-            "steered_prefill",
-            f"{size}/16",
-            "grid",
-            _attention(prefill_problem, model, *full),
-            (
-                axis("BLOCK_M", 64, 128),
-                axis("BLOCK_N", 32, 64, 128),
-                axis("num_warps", 4, 8),
-                _STAGES,
-            ),
-        )
         few = (AttentionShape(1, 40, 640), AttentionShape(8, 40, 2048))
-        yield Task(
-            "steered_prefill",
-            f"{size}/16/few",
-            "grid",
-            _attention(prefill_problem, model, *few),
-            (
-                axis("BLOCK_M", 16, 32, 64),
-                axis("BLOCK_N", 32, 64),
-                axis("num_warps", 2, 4),
-                _STAGES,
-            ),
-        )
+        for masked, names, checks in (
+            ("", None, (COLUMNS_AND_HEADS,)),
+            ("/masked", (MASK_COLUMNS_AND_HEADS,), ()),
+        ):
+            yield Task(
+                "steered_prefill",
+                f"{size}/16{masked}",
+                "grid",
+                _attention(prefill_problem, model, *full),
+                (
+                    axis("BLOCK_M", 64, 128),
+                    axis("BLOCK_N", 32, 64, 128),
+                    axis("num_warps", 4, 8),
+                    _STAGES,
+                ),
+                names,
+                checks,
+            )
+            yield Task(
+                "steered_prefill",
+                f"{size}/16/few{masked}",
+                "grid",
+                _attention(prefill_problem, model, *few),
+                (
+                    axis("BLOCK_M", 16, 32, 64),
+                    axis("BLOCK_N", 32, 64),
+                    axis("num_warps", 2, 4),
+                    _STAGES,
+                ),
+                names,
+                checks,
+            )
         for rows, tier in ((1, 16), (256, 128)):
             yield Task(
                 "image_attention",
@@ -154,6 +187,7 @@ def tasks(*, smoke: bool) -> Iterator[Task]:
                     axis("num_warps", 4, 8),
                     _STAGES,
                 ),
+                checks=(MASK_AND_HEADS,),
             )
     yield Task(
         "select_alpha",
@@ -202,13 +236,33 @@ def tasks(*, smoke: bool) -> Iterator[Task]:
 def _smoke_tasks() -> Iterator[Task]:
     decode = _attention(decode_problem, TINY, AttentionShape(1, 1, 40))
     yield Task(
-        "steered_paged_decode", "64/16/short", "launch", decode, [axis("BLOCK_N", 16)], _DECODED[:1]
+        "steered_paged_decode",
+        "64/16/short",
+        "launch",
+        decode,
+        [axis("BLOCK_N", 16)],
+        _DECODED[:1],
+        (COLUMNS_AND_HEADS,),
     )
     prefill = _attention(prefill_problem, TINY, AttentionShape(1, 16, 16))
-    yield Task("steered_prefill", "64/16/few", "grid", prefill, [axis("BLOCK_N", 16)])
+    yield Task(
+        "steered_prefill",
+        "64/16/few/masked",
+        "grid",
+        prefill,
+        [axis("BLOCK_N", 16)],
+        (MASK_COLUMNS_AND_HEADS,),
+    )
     select = [partial(select_problem, TINY, 2, only_ours=True)]
     yield Task("select_alpha", "16", "launch", select, [axis("BLOCK_V", 64)])
     norms = [_norms(TINY, normalize=False, backward=False, images=1)]
     yield Task("rescale_norms", "forward/128", "passes", norms, [axis("BLOCK_ROWS", 2)])
     image = _attention(image_problem, TINY, AttentionShape(1, 1, 20))
-    yield Task("image_attention", "64/16/16", "launch", image, [axis("BLOCK_N", 32)])
+    yield Task(
+        "image_attention",
+        "64/16/16",
+        "launch",
+        image,
+        [axis("BLOCK_N", 32)],
+        checks=(MASK_AND_HEADS,),
+    )

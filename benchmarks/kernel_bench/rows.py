@@ -17,7 +17,7 @@ from adaptvis_kernels.ops.select_alpha.cost import cost as select_cost
 from torch import Tensor
 
 from kernel_bench import baselines
-from kernel_bench.attention import make_inputs
+from kernel_bench.inputs import make_inputs
 from kernel_bench.problem import Problem, Variant, relative_error
 from kernel_bench.shapes import BYTES, AttentionShape, Model
 from kernel_bench.timing import Call, sets_of
@@ -25,6 +25,7 @@ from kernel_bench.timing import Call, sets_of
 # Outputs in bfloat16 are rounded to 8 bits; statistics in float32 are not.
 ROUNDED_LIMIT = 1e-2
 EXACT_LIMIT = 1e-3
+MASK_AND_HEADS = "image_attention, explicit mask and heads"
 _TARGET, _CLIP = 0.83, 0.9
 _NORMALIZE = {"max_norm": 1.22, "target_mean": 0.83}
 
@@ -185,7 +186,7 @@ def image_problem(
             )
         return max(relative_error(o, e) for o, e in zip(output, expected[0], strict=True))
 
-    def ours() -> list[Call]:
+    def ours(**rules: Tensor) -> list[Call]:
         return [
             partial(
                 image.image_attention,
@@ -193,9 +194,15 @@ def image_problem(
                 s.key,
                 image_positions=positions,
                 row_alpha=s.alpha,
+                **rules,
             )
             for s in sets
         ]
+
+    def masked() -> list[Call]:
+        seen = baselines.causal_mask(shape.rows, shape.columns, None, device)
+        seen = seen.reshape(1, shape.rows, -1).expand(shape.batch, -1, -1)
+        return ours(visible=seen, heads=torch.ones(model.heads, dtype=torch.bool, device=device))
 
     def eager() -> list[Call]:
         baselines.require_eager_fits(shape.batch, model.heads, shape.rows, shape.columns)
@@ -207,7 +214,10 @@ def image_problem(
             for s in sets
         ]
 
-    variants = [Variant("image_attention", ours, error, EXACT_LIMIT, ours=True)]
+    variants = [
+        Variant("image_attention", ours, error, EXACT_LIMIT, ours=True),
+        Variant(MASK_AND_HEADS, masked, error, EXACT_LIMIT, ours=True),
+    ]
     if not only_ours:
         # Its logits are rounded to bfloat16 on the way.
         variants.append(Variant("eager torch, whole softmax", eager, error, ROUNDED_LIMIT))

@@ -77,10 +77,15 @@ def injected(task: Task, values: dict[str, int]) -> Iterator[tuple[list[Any], li
 def attempt(
     task: Task, problems: Sequence[Problem], values: dict[str, int], device: torch.device
 ) -> Outcome:
-    """Check and time one candidate on every shape; the first failure drops it."""
+    """Check and time one candidate on every shape; the first failure drops it.
+
+    What runs with the same configuration and is not timed is checked on the first shape.
+    """
     times: list[float] = []
     for problem in problems:
-        for variant in task.chosen(problem):
+        timed = task.chosen(problem)
+        only_checked = task.checked(problem) if problem is problems[0] else []
+        for variant in [*timed, *only_checked]:
             with injected(task, values) as (compiled, keys):
                 try:
                     calls = variant.calls()
@@ -91,10 +96,11 @@ def attempt(
                     if task.key not in keys:
                         raise LookupError(f"{problem.shape} uses {sorted(set(keys))}")
                     if spills:
-                        return Outcome(values, (), f"spills {spills} registers")
+                        return Outcome(values, (), f"{variant.name}: spills {spills} registers")
                     if not error <= variant.limit:
-                        return Outcome(values, (), f"wrong, error {error:.1e}")
-                    times.append(measure(calls, device).median)
+                        return Outcome(values, (), f"{variant.name}: wrong, error {error:.1e}")
+                    if variant in timed:
+                        times.append(measure(calls, device).median)
                 except LookupError:
                     raise
                 except Exception as problem_found:

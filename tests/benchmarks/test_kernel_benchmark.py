@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -224,6 +225,51 @@ def test_a_configuration_is_replaced_only_by_a_clearly_faster_one(bench: Any) ->
     assert tuning.best([current, slightly, clearly]) is clearly
     assert tuning.best([dropped, clearly]) is clearly
     assert tuning.best([dropped]) is None
+
+
+def _attempt(bench: Any, *, error: float = 0.0, spills: int = 0) -> Any:
+    """The outcome of a candidate whose timed variant is right, and its other one as given."""
+    from adaptvis_kernels.ops.select_alpha import launch as launcher
+
+    device = torch.device("cpu")
+
+    def variant(name: str, error: float, spills: int) -> Any:
+        compiled = lambda **arguments: SimpleNamespace(n_spills=spills)  # noqa: E731
+
+        def call() -> torch.Tensor:
+            launcher.configuration("select_alpha", "16", "sm_90")
+            launcher.launch({(1,): compiled}, (1,), device=device, num_warps=4, num_stages=1)
+            return torch.zeros(1)
+
+        return bench("problem").Variant(name, lambda: [call], lambda out: error, 0.1)
+
+    variants = [variant("plain", 0.0, 0), variant("masked", error, spills)]
+    problem = bench("problem").Problem("kernel", "model", "shape", (1, 1), variants)
+    task = bench("candidates").Task(
+        "select_alpha", "16", "launch", [], [], ("plain",), checks=("masked",)
+    )
+    return bench("tuning").attempt(task, [problem, problem], {"BLOCK_V": 64}, device)
+
+
+def test_a_candidate_must_serve_what_is_not_timed_too(bench: Any) -> None:
+    assert len(_attempt(bench).microseconds) == 2
+    assert _attempt(bench, error=0.2).why == "masked: wrong, error 2.0e-01"
+    assert _attempt(bench, spills=8).why == "masked: spills 8 registers"
+    assert _attempt(bench, spills=8).microseconds == ()
+
+
+def test_attention_is_tuned_with_masks_and_without_and_both_are_checked(bench: Any) -> None:
+    from adaptvis_kernels.configs import configuration
+
+    tasks = {(task.op, task.key): task for task in bench("candidates").tasks(smoke=False)}
+    for (op, key), task in tasks.items():
+        assert configuration(op, key, "sm_90")
+        if op in ("steered_paged_decode", "steered_prefill"):
+            assert key.endswith("/masked") or (op, f"{key}/masked") in tasks
+            assert key.endswith("/masked") or "steered, columns and heads" in task.checks
+            assert all(("mask" in name) == key.endswith("/masked") for name in task.checks)
+        if op == "image_attention":
+            assert task.checks == ("image_attention, explicit mask and heads",)
 
 
 def test_no_benchmark_hides_the_library_called_kernels() -> None:
