@@ -64,7 +64,7 @@ class OutputError(AdaptVisError):
 
 
 class AdaptVisWarning(UserWarning):
-    """Steering was asked for and did not apply, for example to a prompt without an image."""
+    """Steering did not apply (a prompt without an image), or runs in torch where kernels fail."""
 
 
 def unknown_name(kind: str, name: str, known: Iterable[str], hint: str = "") -> str:

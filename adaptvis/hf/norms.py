@@ -4,24 +4,20 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from adaptvis.config import NormRescale
 from adaptvis.errors import UnsupportedError
 from adaptvis.steering.backend import rescale_norms
+from adaptvis.steering.norms import measure_norms, target_and_clip
 
 __all__ = ["rescale_features", "text_embedding_norms"]
 
-_ROWS_AT_ONCE = 8192
 
-
-@torch.no_grad()
 def text_embedding_norms(embedding: nn.Module) -> Tensor:
     """L2 norms [V] of the text embeddings as the decoder receives them, table scaling included."""
     table: Tensor = embedding.weight  # type: ignore[assignment]
-    ids = torch.arange(table.shape[0], device=table.device)
-    return torch.cat([embedding(part).float().norm(dim=-1) for part in ids.split(_ROWS_AT_ONCE)])
+    return measure_norms(embedding, table.shape[0], table.device)
 
 
 def rescale_features(outputs: Any, config: NormRescale, norms: Tensor) -> Any:
@@ -31,8 +27,7 @@ def rescale_features(outputs: Any, config: NormRescale, norms: Tensor) -> Any:
         outputs: a model output whose ``pooler_output`` is a tensor [..., D] or a sequence of them.
         norms: L2 norms of the text embeddings [V], for ``"text"``.
     """
-    target = float(norms.mean()) if config.target == "text" else config.target
-    clip = float(norms.max()) if config.clip == "text" else config.clip
+    target, clip = target_and_clip(config, norms)
     features = getattr(outputs, "pooler_output", None)
     if features is None:
         raise UnsupportedError(

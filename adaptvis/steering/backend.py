@@ -1,16 +1,25 @@
 """The backend switch: the one place that decides between Triton kernels and torch.
 
-Tensors on a CUDA or ROCm device in float32, float16 or bfloat16 go to ``adaptvis_kernels``; on any
-other device, and where Triton cannot be imported, torch computes the same. So does whatever the
-kernels do not do: gradients through attention, heads larger than 256, masks that are not boolean or
-differ between heads, attention weights, embeddings of more than 16384 dimensions. Both meet the
-same definition (:func:`adaptvis.steering.attention.reference_attention`); they differ by rounding
-only.
+Tensors in float32, float16 or bfloat16 go to ``adaptvis_kernels`` on NVIDIA GPUs from compute
+capability 8.0 and on AMD's gfx90a and gfx942; on any other device, and where Triton cannot be
+imported or cannot launch (one :class:`AdaptVisWarning` says so), torch computes the same. So does
+whatever the kernels do not do: gradients through attention, heads larger than 256, masks that are
+not boolean or differ between heads, attention weights, embeddings of more than 16384 dimensions.
+
+The environment variable ``ADAPTVIS_BACKEND`` decides instead: "torch" switches the kernels off,
+"triton" uses them whatever the device, and what goes wrong there is raised.
+
+Both meet the same definition (:func:`adaptvis.steering.attention.reference_attention`) and differ
+by rounding, but for rows whose mask is False throughout, which only padding has: torch gives them
+the mean of the values, the kernels 0.
 """
 
 from __future__ import annotations
 
 import importlib
+import os
+import threading
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -22,9 +31,17 @@ import torch
 from torch import Tensor
 
 from adaptvis.config import AdaptVis, ScalingVis
+from adaptvis.errors import AdaptVisWarning, ConfigError
 from adaptvis.steering import attention, norms, policy
 
-__all__ = ["decide", "kernels_for", "override_backend", "rescale_norms", "steered_attention"]
+__all__ = [
+    "decide",
+    "decide_each",
+    "kernels_for",
+    "override_backend",
+    "rescale_norms",
+    "steered_attention",
+]
 
 _DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 _LARGEST_HEAD = 256
@@ -32,14 +49,19 @@ _LARGEST_HIDDEN_SIZE = 16384
 # The decode kernel splits long contexts over the device; from here on the rows fill it anyway.
 _MOST_DECODE_ROWS = 128
 
-_override: ContextVar[Literal["triton", "torch"] | None] = ContextVar(
-    "adaptvis_backend", default=None
-)
+_VARIABLE = "ADAPTVIS_BACKEND"
+
+Backend = Literal["triton", "torch"]
+_BACKENDS: tuple[Backend, ...] = ("triton", "torch")
+_override: ContextVar[Backend | None] = ContextVar("adaptvis_backend", default=None)
+# By device, found out once.
+_served: dict[torch.device, bool] = {}
+_serving = threading.Lock()
 
 
 @contextmanager
-def override_backend(backend: Literal["triton", "torch"]) -> Iterator[None]:
-    """Use this backend whatever the device; for tests, in Triton's interpreter for instance."""
+def override_backend(backend: Backend) -> Iterator[None]:
+    """Use this backend whatever the device, in this thread; for tests, in Triton's interpreter."""
     token = _override.set(backend)
     try:
         yield
@@ -58,14 +80,69 @@ def _load_kernels() -> ModuleType | None:
         return None
 
 
-def kernels_for(tensor: Tensor) -> ModuleType | None:
-    """``adaptvis_kernels`` where it serves tensors such as this one, else None."""
+def _wanted_backend() -> Backend | None:
     override = _override.get()
-    if override == "torch" or tensor.dtype not in _DTYPES:
+    if override is not None:
+        return override
+    value = os.environ.get(_VARIABLE, "")
+    if value == "":
         return None
-    if override == "triton" or tensor.device.type == "cuda":
-        return _load_kernels()
-    return None
+    for backend in _BACKENDS:
+        if value == backend:
+            return backend
+    raise ConfigError(f"{_VARIABLE} must be 'torch' or 'triton' or unset, got {value!r}")
+
+
+def kernels_for(tensor: Tensor) -> ModuleType | None:
+    """``adaptvis_kernels`` where it serves tensors such as this one, else None.
+
+    Raises:
+        ConfigError: ``ADAPTVIS_BACKEND`` is neither "torch" nor "triton", or Triton was asked for
+            and cannot be imported.
+    """
+    wanted = _wanted_backend()
+    if wanted == "torch" or tensor.dtype not in _DTYPES:
+        return None
+    if wanted is None and tensor.device.type != "cuda":
+        return None
+    kernels = _load_kernels()
+    if wanted == "triton":
+        if kernels is None:
+            raise ConfigError(
+                "The backend 'triton' expects the package triton, which cannot be imported"
+            )
+        return kernels
+    return kernels if kernels is not None and _is_served(tensor.device) else None
+
+
+def _is_served(device: torch.device) -> bool:
+    """Whether kernels run on this GPU; finds out at the first call, and warns where they do not."""
+    if device not in _served:
+        with _serving:
+            if device not in _served:
+                _served[device] = _try(device)
+    return _served[device]
+
+
+def _try(device: torch.device) -> bool:
+    support = importlib.import_module("adaptvis_kernels.support")
+    if not support.supports(device):
+        return False
+    try:
+        support.try_launch(device)
+    # The compiler, the driver and the C toolchain raise whatever they like.
+    except Exception as error:
+        # Known before the warning, which a filter may turn into an exception.
+        _served[device] = False
+        text = next(iter(str(error).strip().splitlines()), "no message")
+        warnings.warn(
+            f"Triton cannot launch on {device} ({type(error).__name__}: {text}), so torch does the "
+            f"steering there; {_VARIABLE}=torch makes that the choice and ends this warning",
+            AdaptVisWarning,
+            stacklevel=2,
+        )
+        return False
+    return True
 
 
 def steered_attention(
@@ -88,7 +165,7 @@ def steered_attention(
     batch, rows = query.shape[0], query.shape[2]
     columns = key.shape[2]
     kernels = kernels_for(query)
-    if kernels is not None and _has_kernel(query, key, value, mask):
+    if kernels is not None and _has_kernel(query, key, value, row_alpha, mask):
         visible = None
         if mask is not None:
             visible = mask[:, 0].expand(batch, rows, columns)
@@ -122,8 +199,11 @@ def steered_attention(
     return output
 
 
-def _has_kernel(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) -> bool:
-    if torch.is_grad_enabled() and any(t.requires_grad for t in (query, key, value)):
+def _has_kernel(
+    query: Tensor, key: Tensor, value: Tensor, row_alpha: Tensor, mask: Tensor | None
+) -> bool:
+    inputs = (query, key, value, row_alpha)
+    if torch.is_grad_enabled() and any(tensor.requires_grad for tensor in inputs):
         return False
     if query.shape[-1] > _LARGEST_HEAD or value.shape != key.shape:
         return False
@@ -158,6 +238,27 @@ def decide(config: ScalingVis | AdaptVis, logits: Tensor, applies: Tensor) -> tu
         applies=applies.to(logits.device),
     )
     return confidence.to(applies.device), alpha.to(applies.device)
+
+
+def decide_each(
+    logits: Tensor, threshold: Tensor, low: Tensor, high: Tensor
+) -> tuple[Tensor, Tensor]:
+    """:func:`decide` with a policy per prompt; ScalingVis has ``low`` equal to ``high``.
+
+    Args:
+        logits: [B, V]. threshold, low, high: float32 [B] on its device.
+
+    Returns:
+        Confidence and alpha, float32 [B].
+    """
+    kernels = kernels_for(logits)
+    if kernels is None:
+        confidence = policy.confidence_of(logits)
+        return confidence, torch.where(confidence < threshold, low, high)
+    confidence, alpha = kernels.select_alpha(
+        logits, threshold=threshold, alpha_low=low, alpha_high=high
+    )
+    return confidence, alpha
 
 
 def rescale_norms(embeddings: Tensor, target: float | None, clip: float | None) -> Tensor:

@@ -5,7 +5,8 @@ import torch
 from hf.helpers import FAMILIES, Case, generate
 
 from adaptvis import NormRescale, ScalingVis, patch, steer
-from adaptvis.hf.norms import rescale_norms, text_embedding_norms
+from adaptvis.hf.norms import text_embedding_norms
+from adaptvis.steering.norms import rescale_norms
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*pad_token_id")
 
