@@ -96,6 +96,8 @@ def _ordinals(
     processor: Any,
     feature_lengths: Sequence[int] | None,
 ) -> Tensor:
+    if not image_tokens.any():
+        return image_ordinals(image_tokens)
     if family.tiled_images:
         return _ordinals_of_tiled(input_ids, image_tokens, processor)
     if not family.adjacent_images:

@@ -67,6 +67,18 @@ def test_an_image_that_a_prompt_does_not_have_is_reported_and_left_alone():
     assert not handle.last[0].applied
 
 
+@pytest.mark.parametrize("family", ["llava_next", "idefics3"])
+def test_a_prompt_without_images_is_left_alone_whatever_image_is_chosen(family):
+    case = Case(family, ["where is the cat"], [[]])
+    plain = generate(case.model, case.inputs)[1]
+    with (
+        steer(case.model, ScalingVis(alpha=1.8, images=[1]), processor=case.processor) as handle,
+        pytest.warns(AdaptVisWarning, match="no image"),
+    ):
+        assert torch.equal(generate(case.model, case.inputs)[1], plain)
+    assert not handle.last[0].applied
+
+
 def test_a_region_steers_the_tokens_under_its_box():
     # 56 x 40 pixels, shortest edge to 56 and cropped at the centre: 7 x 7 tokens of 8 pixels.
     case = Case("llava", ["where is the cat"], [[image(0, *SIZE)]])
