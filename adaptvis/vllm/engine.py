@@ -1,0 +1,256 @@
+"""The vLLM engine: every configuration of every query as one batch of an offline ``vllm.LLM``."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Sequence
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+import vllm
+from safetensors import SafetensorError, safe_open
+from transformers import AutoProcessor
+from vllm.exceptions import VLLMValidationError
+from vllm.platforms import current_platform
+from vllm.v1.engine.input_processor import InputProcessor
+
+from adaptvis.config import NormRescale, SteeringConfig
+from adaptvis.engine import Answer, Query
+from adaptvis.errors import CheckpointError, ConfigError, PromptError, UnsupportedError
+from adaptvis.vllm.offline import Decision, decisions
+from adaptvis.vllm.parameters import FIELD, extra_args
+from adaptvis.vllm.plugin import DISABLE
+from adaptvis.vllm.support import unsupported
+
+__all__ = ["VLLMEngine"]
+
+_DTYPES = ("auto", "float32", "bfloat16", "float16")
+# The worker keeps the last 10 000 decisions.
+_MOST_REQUESTS = 5000
+
+
+class VLLMEngine:
+    """A ``vllm.LLM`` and its model's processor behind :class:`adaptvis.engine.Engine`."""
+
+    name = "vllm"
+
+    def __init__(self, llm: Any, processor: Any, source: str = "") -> None:
+        """Raises UnsupportedError where requests of this engine cannot be steered."""
+        self.llm = llm
+        self.processor = processor
+        self.config = llm.llm_engine.vllm_config
+        self.source = source or str(self.config.model_config.model)
+        reason = unsupported(self.config)
+        if not getattr(InputProcessor.process_inputs, "_adaptvis", False):
+            reason = (
+                f"its plugin is not loaded; unset {DISABLE}, and if VLLM_PLUGINS is set, name "
+                "adaptvis in it"
+            )
+        if reason:
+            self.close()
+            raise UnsupportedError(f"adaptvis cannot steer {self.source} in vLLM: {reason}")
+
+    @classmethod
+    def load(
+        cls,
+        model: str | Path,
+        *,
+        dtype: str = "auto",
+        trust_remote_code: bool = False,
+        **options: Any,
+    ) -> VLLMEngine:
+        """Load a local directory or a hub id into an engine process of its own.
+
+        A script that calls this needs vLLM's usual ``if __name__ == "__main__"``, because the
+        process may import the script again.
+
+        Args:
+            dtype: auto (as stored; float32 on a CPU), float32, bfloat16 or float16.
+            options: further arguments of ``vllm.LLM``. By default the context is as long as the
+                cache allows; on a CPU the model runs without compilation and the cache takes 1 GiB
+                (``VLLM_CPU_KVCACHE_SPACE``).
+
+        Raises:
+            CheckpointError: nothing loadable is there.
+            UnsupportedError: this model or engine cannot be steered.
+        """
+        if dtype not in _DTYPES:
+            raise ConfigError(f"dtype must be one of {', '.join(_DTYPES)}, got {dtype!r}")
+        source = _source(str(model))
+        # Raw log-probabilities are the confidence of unsteered requests.
+        settings: dict[str, Any] = {"max_model_len": -1, "use_tqdm_on_load": False} | options
+        settings |= {"logprobs_mode": "raw_logprobs"}
+        if current_platform.is_cpu():
+            os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "1")
+            settings.setdefault("enforce_eager", True)
+            dtype = "float32" if dtype == "auto" else dtype
+        try:
+            processor = AutoProcessor.from_pretrained(source, trust_remote_code=trust_remote_code)
+            _check_weights(source)
+            llm = vllm.LLM(
+                model=source, dtype=dtype, trust_remote_code=trust_remote_code, **settings
+            )
+        except SafetensorError as error:
+            raise CheckpointError(
+                f"The weights of the model {source} are damaged ({error}); get them again"
+            ) from None
+        except (OSError, KeyError, ImportError, ValueError, RuntimeError) as error:
+            first = str(error).strip().splitlines()[0] if str(error).strip() else repr(error)
+            raise CheckpointError(f"Cannot load the model {source}: {first}") from None
+        return cls(llm, processor, source)
+
+    def close(self) -> None:
+        """End the engine's process and give its memory back; a second call changes nothing."""
+        llm = self.__dict__.pop("llm", None)
+        if llm is not None:
+            llm.llm_engine.engine_core.shutdown()
+
+    def __del__(self) -> None:
+        self.close()
+
+    def describe(self) -> dict[str, str]:
+        """Model, dtype, device, attention and library versions."""
+        model = self.config.model_config
+        backend = self.config.attention_config.backend
+        return {
+            "engine": self.name,
+            "model": self.source,
+            "model_type": str(model.hf_config.model_type),
+            "dtype": str(model.dtype).removeprefix("torch."),
+            "device": str(self.config.device_config.device_type),
+            "attention": "vLLM's choice" if backend is None else str(backend.name),
+            "torch": torch.__version__,
+            "transformers": transformers.__version__,
+            "vllm": vllm.__version__,
+        }
+
+    def answer(
+        self,
+        queries: Sequence[Query],
+        configs: Sequence[SteeringConfig | None],
+        *,
+        max_new_tokens: int = 16,
+    ) -> list[list[Answer]]:
+        """See :meth:`adaptvis.engine.Engine.answer`. vLLM's prefix cache shares the prefill.
+
+        Raises:
+            ConfigError: a configuration that vLLM cannot follow, such as NormRescale.
+            PromptError: a prompt does not fit its images or the context length.
+        """
+        if any(isinstance(config, NormRescale) for config in configs):
+            raise ConfigError(
+                "norm_rescale cannot change between the requests of one vLLM engine, which shares "
+                "image embeddings between them; evaluate it with --engine hf"
+            )
+        distinct = list(dict.fromkeys(configs))
+        arguments = [extra_args(config) for config in distinct]  # type: ignore[arg-type]
+        prompts = [self._prompt(query) for query in queries]
+        # A query's configurations follow each other, so that its prefix is cached when they come.
+        pairs = list(product(range(len(queries)), range(len(distinct))))
+        answers: dict[tuple[int, int], Answer] = {}
+        for start in range(0, len(pairs), _MOST_REQUESTS):
+            part = pairs[start : start + _MOST_REQUESTS]
+            answered = self._generate(
+                [prompts[q] for q, _ in part], [arguments[c] for _, c in part], max_new_tokens
+            )
+            answers.update(zip(part, answered, strict=True))
+        places = [distinct.index(config) for config in configs]
+        return [[answers[q, place] for q in range(len(queries))] for place in places]
+
+    def _generate(
+        self, prompts: list[dict[str, Any]], arguments: list[dict[str, str]], max_new_tokens: int
+    ) -> list[Answer]:
+        # The model's own default, which transformers' generate follows, too.
+        penalty = self.llm.get_default_sampling_params().repetition_penalty
+        parameters = [
+            vllm.SamplingParams(
+                temperature=0,
+                max_tokens=max_new_tokens,
+                logprobs=1,
+                repetition_penalty=penalty,
+                detokenize=False,
+                extra_args=own,
+            )
+            for own in arguments
+        ]
+        try:
+            outputs = self.llm.generate(prompts, parameters, use_tqdm=False)
+        except VLLMValidationError as error:
+            kind = ConfigError if error.parameter == FIELD else PromptError
+            raise kind(str(error.args[0])) from None
+        # A missing placeholder is an assertion of vLLM's.
+        except (ValueError, AssertionError) as error:
+            raise PromptError(f"vLLM refused the batch: {error}") from None
+        decided = decisions(self.llm, [output.request_id for output in outputs])
+        tokens = [list(output.outputs[0].token_ids) for output in outputs]
+        texts = self.processor.tokenizer.batch_decode(tokens, skip_special_tokens=True)
+        return [
+            _answer(text, output.outputs[0], decided[output.request_id])
+            for text, output in zip(texts, outputs, strict=True)
+        ]
+
+    def _prompt(self, query: Query) -> dict[str, Any]:
+        text = self._text(query)
+        placeholder = getattr(self.processor, "image_token", None)
+        if placeholder and not query.images and placeholder in text:
+            raise PromptError(
+                f"A prompt has the placeholder {placeholder} and comes without an image; give one "
+                f"image per placeholder: {query.prompt[:80]!r}"
+            )
+        prompt: dict[str, Any] = {"prompt": text}
+        if query.images:
+            prompt["multi_modal_data"] = {"image": list(query.images)}
+        return prompt
+
+    def _text(self, query: Query) -> str:
+        if query.raw:
+            return query.prompt
+        content = [{"type": "image"} for _ in query.images]
+        messages = [{"role": "user", "content": [*content, {"type": "text", "text": query.prompt}]}]
+        if getattr(self.processor, "chat_template", None) is None:
+            raise PromptError(
+                f"The processor of {self.source} has no chat template; send raw prompts with the "
+                "image placeholders in place"
+            )
+        return str(
+            self.processor.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
+        )
+
+
+def _source(model: str) -> str:
+    path = Path(model)
+    if not model.startswith((".", "/", "~")) and not path.exists():
+        return model
+    if not (path.expanduser() / "config.json").is_file():
+        raise CheckpointError(
+            f"No model at {model}: a directory with config.json, weights and processor files "
+            "is expected"
+        )
+    return str(path.expanduser())
+
+
+def _check_weights(source: str) -> None:
+    """Open local weights here: what fails in the engine's process is hard to read."""
+    if not Path(source).is_dir():
+        return
+    files = sorted(Path(source).glob("*.safetensors"))
+    if not files:
+        raise CheckpointError(f"No weights at {source}: *.safetensors files are expected")
+    for file in files:
+        with safe_open(file, framework="pt"):
+            pass
+
+
+def _answer(text: str, output: Any, decision: Decision) -> Answer:
+    confidence, reason = decision.confidence, decision.reason
+    if confidence is None:
+        confidence = math.exp(max(entry.logprob for entry in output.logprobs[0].values()))
+    if decision.applied and decision.alpha == 1:
+        reason = "alpha is 1"
+    return Answer(
+        text.strip(), tuple(output.token_ids), confidence, decision.alpha, not reason, reason
+    )

@@ -1,0 +1,146 @@
+"""The vLLM engine answers as the transformers engine does, and refuses as it does."""
+
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from adaptvis import AdaptVis, NormRescale, ScalingVis
+from adaptvis.engine import Answer, Engine, Query
+from adaptvis.errors import CheckpointError, ConfigError, PromptError, UnsupportedError
+from adaptvis.hf.engine import HFEngine
+from adaptvis.tasks import get_task
+from adaptvis.vllm.engine import VLLMEngine
+from adaptvis.vllm.plugin import DISABLE
+
+MODEL = Path(__file__).parents[2] / "adaptvis/assets/models/tiny-2ds-shortcut-seed1"
+CONFIGS = [
+    None,
+    ScalingVis(alpha=2.0),
+    ScalingVis(alpha=0.5, layers=(1, 2), heads=(0, 3)),
+    ScalingVis(alpha=1.8, rows="text_after_image"),
+    ScalingVis(alpha=1.0),
+    AdaptVis(alpha_low=2.5, alpha_high=0.7, threshold=0.7),
+    AdaptVis(alpha_low=0.5, alpha_high=1.0, threshold=0.7),
+]
+
+
+@pytest.fixture(scope="module")
+def engine() -> Iterator[VLLMEngine]:
+    loaded = VLLMEngine.load(MODEL, max_num_seqs=32)
+    yield loaded
+    loaded.close()
+
+
+@pytest.fixture(scope="module")
+def reference() -> HFEngine:
+    return HFEngine.load(MODEL)
+
+
+@pytest.fixture(scope="module")
+def queries() -> list[Query]:
+    samples = get_task("2ds-prior-balanced").load(38, "test")
+    raw = Query("<image> where is the red circle", samples[0].query.images, raw=True)
+    return [*(sample.query for sample in samples), raw, Query("where is the red circle")]
+
+
+def without_padding(answer: Answer) -> tuple[int, ...]:
+    """Up to the end-of-sequence token: a batch of transformers is padded behind it."""
+    ids = answer.token_ids
+    return ids[: ids.index(3) + 1] if 3 in ids else ids
+
+
+def test_answers_and_decisions_are_those_of_the_transformers_engine(engine, reference, queries):
+    expected = reference.answer(queries, CONFIGS, max_new_tokens=4)
+    found = engine.answer(queries, CONFIGS, max_new_tokens=4)
+    for own, theirs in zip(found, expected, strict=True):
+        for query, answer, other in zip(queries, own, theirs, strict=True):
+            assert answer.token_ids == without_padding(other)
+            assert answer.text == other.text
+            assert answer.confidence == pytest.approx(other.confidence, abs=1e-4)
+            assert answer.alpha == pytest.approx(other.alpha)
+            assert answer.applied == other.applied
+            # Without an image and with alpha 1 there are two reasons.
+            assert answer.reason == other.reason or not query.images
+    assert any(a.text != b.text for a, b in zip(found[0], found[1], strict=True))
+    assert sorted({answer.alpha for answer in found[5]}) == pytest.approx([0.7, 1.0, 2.5])
+
+
+def test_one_query_at_a_time_answers_as_all_at_once(engine, queries):
+    few = queries[:4]
+    together = engine.answer(few, CONFIGS, max_new_tokens=2)
+    for index, query in enumerate(few):
+        alone = engine.answer([query], CONFIGS, max_new_tokens=2)
+        assert [own[0].text for own in alone] == [own[index].text for own in together]
+
+
+def test_a_configuration_given_twice_is_asked_once_and_answered_twice(engine, queries):
+    first, other, again = engine.answer(queries[:2], [CONFIGS[1], None, CONFIGS[1]])
+    assert first == again
+    assert first != other
+
+
+def test_it_follows_the_protocol_and_describes_itself(engine):
+    assert isinstance(engine, Engine)
+    described = engine.describe()
+    assert described["engine"] == "vllm"
+    assert described["dtype"] == "float32"
+    assert described["model_type"] == "llava"
+    assert described["vllm"].startswith("0.")
+    assert all(isinstance(value, str) for value in described.values())
+
+
+@pytest.mark.parametrize(
+    ("config", "words"),
+    [
+        (NormRescale(), "norm_rescale cannot change"),
+        (ScalingVis(alpha=2.0, layers=(99,)), "layers: the model has 4 layers"),
+    ],
+)
+def test_configurations_that_vllm_cannot_follow_are_refused(engine, queries, config, words):
+    with pytest.raises(ConfigError, match=words):
+        engine.answer(queries[:1], [None, config])
+    assert engine.answer(queries[:1], [None])[0][0].text
+
+
+@pytest.mark.parametrize(
+    "query",
+    [
+        Query("<image> what", raw=True),
+        Query("what " * 1000),
+    ],
+)
+def test_prompts_that_do_not_fit_are_refused(engine, query):
+    with pytest.raises(PromptError):
+        engine.answer([query], [None])
+
+
+def test_an_image_without_its_placeholder_is_refused(engine, queries):
+    with pytest.raises(PromptError):
+        engine.answer([Query("what", queries[0].images, raw=True)], [None])
+
+
+def test_what_cannot_be_loaded_is_a_checkpoint_error(tmp_path):
+    with pytest.raises(CheckpointError, match=r"config\.json"):
+        VLLMEngine.load(tmp_path)
+    with pytest.raises(ConfigError, match="dtype"):
+        VLLMEngine.load(MODEL, dtype="float23")
+    without_weights = tmp_path / "without-weights"
+    shutil.copytree(MODEL, without_weights, ignore=shutil.ignore_patterns("*.safetensors"))
+    with pytest.raises(CheckpointError, match="No weights"):
+        VLLMEngine.load(without_weights)
+    (without_weights / "model.safetensors").write_bytes(b"damaged")
+    with pytest.raises(CheckpointError, match="damaged"):
+        VLLMEngine.load(without_weights)
+    with pytest.raises(CheckpointError, match="Cannot load"):
+        VLLMEngine.load("no-such-organisation/no-such-model")
+
+
+def test_without_the_plugin_nothing_is_answered(engine, monkeypatch):
+    from vllm.v1.engine.input_processor import InputProcessor
+
+    plain = InputProcessor.process_inputs.__wrapped__
+    monkeypatch.setattr(InputProcessor, "process_inputs", plain)
+    with pytest.raises(UnsupportedError, match=DISABLE):
+        VLLMEngine(engine.llm, engine.processor)
