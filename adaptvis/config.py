@@ -39,6 +39,10 @@ __all__ = [
     "parse_indices",
 ]
 
+_LARGEST_COEFFICIENT = 1000.0
+_LARGEST_INDEX = 4095
+_PROBLEMS_NAMED = 3
+
 Rows = Literal["last_prompt_token", "generated", "text_after_image"]
 
 
@@ -72,7 +76,9 @@ def parse_indices(value: Any) -> Any:
     for part in value.split(","):
         first, dash, last = part.strip().partition("-")
         if not first.isdigit() or (dash and not last.isdigit()):
-            raise ValueError(f"{value!r} is not a list of indices such as '0-3,7'")
+            raise ValueError(f"{value[:40]!r} is not a list of indices such as '0-3,7'")
+        if len(first) > 4 or len(last) > 4:
+            raise ValueError(f"indices go up to {_LARGEST_INDEX}, got {part.strip()[:40]!r}")
         stop = int(last) if dash else int(first)
         if stop < int(first):
             raise ValueError(f"range {part.strip()!r} runs backwards")
@@ -87,6 +93,8 @@ def _indices_in_order(value: tuple[int, ...] | None) -> tuple[int, ...] | None:
         raise ValueError("an empty selection would steer nothing; leave it out to select all")
     if min(value) < 0:
         raise ValueError(f"indices count from 0, got {min(value)}")
+    if max(value) > _LARGEST_INDEX:
+        raise ValueError(f"indices go up to {_LARGEST_INDEX}, got {max(value)}")
     return tuple(sorted(set(value)))
 
 
@@ -150,8 +158,11 @@ class AttentionSteering(_Value):
 
 
 def _coefficient(value: float) -> float:
-    if not math.isfinite(value) or value < 0:
-        raise ValueError(f"a coefficient must be a finite number, 0 or above, got {value}")
+    # Larger ones could overflow a logit, and NaN in a cache outlives the request.
+    if not 0 <= value <= _LARGEST_COEFFICIENT:
+        raise ValueError(
+            f"a coefficient must be a finite number from 0 to {_LARGEST_COEFFICIENT:g}, got {value}"
+        )
     return value
 
 
@@ -250,7 +261,7 @@ def parse_config(value: Mapping[str, Any] | str | SteeringConfig) -> SteeringCon
     if isinstance(value, str):
         try:
             value = json.loads(value)
-        except json.JSONDecodeError as error:
+        except (json.JSONDecodeError, RecursionError) as error:
             raise ConfigError(f"The steering configuration is not valid JSON: {error}") from None
     if not isinstance(value, Mapping):
         raise ConfigError(
@@ -285,7 +296,8 @@ def load_config(path: str | Path) -> SteeringConfig:
 
 def _sentence(name: str, error: ValidationError) -> str:
     parts = []
-    for item in error.errors(include_url=False):
+    problems = error.errors(include_url=False)
+    for item in problems[:_PROBLEMS_NAMED]:
         field = ".".join(str(step) for step in item["loc"] if not str(step).startswith("literal["))
         message = item["msg"].removeprefix("Value error, ")
         if item["type"] == "extra_forbidden":
@@ -293,6 +305,9 @@ def _sentence(name: str, error: ValidationError) -> str:
         elif item["type"] == "missing":
             message = "is required"
         elif not item["msg"].startswith("Value error"):
-            message = f"{message}, got {item['input']!r}"
+            given = repr(item["input"])
+            message = f"{message}, got {given if len(given) <= 80 else given[:80] + '...'}"
         parts.append(f"{field}: {message}" if field else message)
+    if len(problems) > _PROBLEMS_NAMED:
+        parts.append(f"and {len(problems) - _PROBLEMS_NAMED} more")
     return f"{name}: {'; '.join(parts)}"

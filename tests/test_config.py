@@ -19,7 +19,7 @@ from adaptvis.config import (
 from adaptvis.errors import ConfigError
 from adaptvis.presets import PRESETS, load_model_presets, preset
 
-coefficients = st.floats(min_value=1e-6, max_value=1e6)
+coefficients = st.floats(min_value=1e-6, max_value=1000)
 indices = st.none() | st.sets(st.integers(0, 100), min_size=1).map(tuple)
 regions = st.builds(
     lambda left, top, width, height, image: Region(

@@ -17,7 +17,7 @@ from torch import Tensor
 from adaptvis.steering.paged import PagedRows, steered_paged_attention
 from adaptvis.vllm.cache_layout import blocks_of, check_layout, layout_name
 
-__all__ = ["SteeredMetadata", "divert", "restore"]
+__all__ = ["SteeredMetadata", "divert"]
 
 
 @dataclass(frozen=True)
@@ -90,8 +90,3 @@ def divert(layer: Any, layer_index: int) -> Callable[[], None]:
             check_layout(layer, layer.kv_cache, layout, impl.do_kv_cache_update)
 
     return check
-
-
-def restore(layer: Any) -> None:
-    """Undo :func:`divert`."""
-    vars(layer.impl).pop("forward", None)

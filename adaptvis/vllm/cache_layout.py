@@ -87,11 +87,12 @@ def check_layout(layer: Any, kv_cache: Tensor, layout: str, write: Callable[...,
     """
     _, groups, block_size, double = kv_cache.shape
     blocks, size = 3, double // 2
-    scratch = torch.zeros_like(kv_cache[:blocks])
-    if scratch.stride() != kv_cache[:blocks].stride():
-        scratch = torch.empty_strided(
-            scratch.shape, kv_cache.stride(), dtype=kv_cache.dtype, device=kv_cache.device
-        ).zero_()
+    scratch = torch.empty_strided(
+        (blocks, *kv_cache.shape[1:]),
+        kv_cache.stride(),
+        dtype=kv_cache.dtype,
+        device=kv_cache.device,
+    ).zero_()
     tokens = blocks * block_size
     generator = torch.Generator().manual_seed(0)
     # Small integers are exact in every floating-point type.

@@ -165,6 +165,11 @@ def _put_ticket(
         image_runs(request.mm_features),
         length,
         request.request_id,
+        others=[
+            (feature.mm_position.offset, feature.mm_position.offset + feature.mm_position.length)
+            for feature in request.mm_features or ()
+            if feature.modality != "image"
+        ],
         last_row_alone=policy.last_row_alone,
     )
     if ticket.reason and ticket.reason != ALPHA_ONE:
@@ -179,12 +184,14 @@ def ticket_for(
     prompt_length: int,
     request_id: str,
     *,
+    others: Sequence[tuple[int, int]] = (),
     last_row_alone: bool = True,
 ) -> Ticket:
     """Whether ``config`` applies to a prompt, and if not why.
 
     Args:
         images: the runs of image tokens of each image.
+        others: first and behind the last token of what is neither text nor image.
         last_row_alone: whether an image token at the prompt's end can be run again by itself.
 
     Raises:
@@ -197,7 +204,8 @@ def ticket_for(
     if config.images is not None and not any(index < len(images) for index in config.images):
         return Ticket(None, NOT_SELECTED, request_id)
     ends_in_image = images[-1][-1][1] >= prompt_length
-    if ends_in_image and not last_row_alone:
+    ends_in_other = any(stop >= prompt_length for _, stop in others)
+    if (ends_in_image or ends_in_other) and not last_row_alone:
         return Ticket(None, ENDS_IN_IMAGE, request_id)
     if config.rows == "text_after_image":
         runs = sum(map(len, images))
@@ -205,6 +213,12 @@ def ticket_for(
             raise VLLMValidationError(
                 "rows='text_after_image' is supported in vLLM for prompts with one unbroken run "
                 f"of image tokens, got {runs}; use rows='last_prompt_token'",
+                parameter=FIELD,
+            )
+        if any(stop > images[0][0][0] for _, stop in others):
+            raise VLLMValidationError(
+                "rows='text_after_image' is supported in vLLM where only text follows the image; "
+                "use rows='last_prompt_token'",
                 parameter=FIELD,
             )
         if ends_in_image:

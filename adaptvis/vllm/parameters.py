@@ -39,8 +39,13 @@ _FLAT = (_SCALINGVIS | _ADAPTVIS) - {"regions"}
 AttentionConfig = ScalingVis | AdaptVis
 
 
+# Far more than a configuration needs.
+_LONGEST_TEXT = 10_000
+
+
 @lru_cache(maxsize=4096)
 def _parsed(text: str) -> AttentionConfig:
+    """A configuration that this module has written; a client's text is not kept."""
     return _for_a_request(parse_config(text))
 
 
@@ -113,8 +118,12 @@ def read_request(
     if whole == OFF:
         return None
     if whole is not None:
+        if isinstance(whole, str) and len(whole) > _LONGEST_TEXT:
+            raise ConfigError(
+                f"{FIELD} has {len(whole)} characters, at most {_LONGEST_TEXT} are expected"
+            )
         try:
-            return _parsed(whole) if isinstance(whole, str) else _for_a_request(parse_config(whole))
+            return _for_a_request(parse_config(whole))
         except ConfigError as error:
             raise ConfigError(f"{FIELD}: {error}") from None
     return _from_flat(flat) if flat else default

@@ -33,18 +33,14 @@ def register() -> None:
     from adaptvis.vllm.beam_search import install_beam_search
     from adaptvis.vllm.front_end import install_front_end
     from adaptvis.vllm.metrics import install_metrics
-    from adaptvis.vllm.norms import install_norm_rescale
     from adaptvis.vllm.prefix_keys import install_prefix_keys
-    from adaptvis.vllm.runner_v1 import install_runner_v1
     from adaptvis.vllm.worker import install_worker
 
     install_front_end()
     install_beam_search()
     install_metrics()
     install_prefix_keys()
-    install_runner_v1()
     install_worker()
-    install_norm_rescale()
 
 
 def installed_version() -> str:

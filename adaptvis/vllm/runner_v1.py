@@ -34,6 +34,8 @@ __all__ = ["RunnerSteering", "install_runner_v1"]
 
 logger = init_logger("vllm.adaptvis")
 
+_LOGITS_AT_ONCE = 2**25
+
 
 def install_runner_v1() -> None:
     """Wrap the runner's methods; a second call changes nothing."""
@@ -146,14 +148,22 @@ class RunnerSteering:
                 assert request.confidence is not None
                 self.decisions.decide(request.request_id, request.confidence, request.alpha)
         blocks = self._blocks()
-        if any(piece.end % table.size == 0 for piece in pieces for table in blocks):
-            again = {piece.progress.index for piece in pieces}
-            others = [one for one in progress if one.index not in again]
-            for table in blocks:
+        for table in blocks:
+            # Only blocks that are full can be another request's, too.
+            if any(piece.begin // table.size < piece.end // table.size for piece in pieces):
+                again = {piece.progress.index for piece in pieces}
+                others = [one for one in progress if one.index not in again]
                 pieces += sharers(pieces, others, table)
-        most_rows = self.runner.max_num_tokens
-        for batch in passes(pieces, most_rows):
+        for batch in passes(pieces, self._most_rows(pieces)):
             self._run(batch, blocks, state)
+
+    def _most_rows(self, pieces: Sequence[Piece]) -> int:
+        """How many rows fit into a pass; torch keeps the logits of all of them."""
+        most: int = self.runner.max_num_tokens
+        if self.runner.device.type == "cpu":
+            longest = max(piece.end for piece in pieces)
+            most = min(most, max(1, _LOGITS_AT_ONCE // (self.heads.count * longest)))
+        return most
 
     def _progress(self, scheduler_output: Any) -> list[Progress]:
         batch = self.runner.input_batch
@@ -224,7 +234,7 @@ class RunnerSteering:
             hidden = runner._model_forward(
                 intermediate_tensors=None, **inputs, **runner._init_model_kwargs()
             )
-        self._replace(pieces, step_rows, hidden, state)
+        self._replace(pieces, hidden, state)
 
     def _inputs(self, pieces: list[Piece], step_rows: np.ndarray[Any, Any]) -> dict[str, Any]:
         """Embeddings and positions: the step's own, and those of rows that came before it."""
@@ -265,14 +275,12 @@ class RunnerSteering:
                 places.append(state.mrope_positions[:, piece.begin : stop])
         return torch.tensor(ids), torch.cat(places, dim=1) if runner.uses_mrope else None
 
-    def _replace(
-        self, pieces: list[Piece], step_rows: np.ndarray[Any, Any], hidden: Tensor, state: Any
-    ) -> None:
-        """Put hidden states, and the logits of last rows, in place of the unsteered ones."""
+    def _replace(self, pieces: list[Piece], hidden: Tensor, state: Any) -> None:
+        """Put the logits of last rows in place of the unsteered ones.
+
+        Hidden states stay: only log-probabilities of the prompt are taken from them.
+        """
         device = self.runner.device
-        own = np.flatnonzero(step_rows >= 0)
-        to = torch.from_numpy(step_rows[own]).to(device, non_blocking=True)
-        state.hidden_states[to] = hidden[torch.from_numpy(own).to(device, non_blocking=True)]
         ends = np.cumsum([piece.end - piece.begin for piece in pieces]) - 1
         last = [
             (int(end), piece.progress.index)

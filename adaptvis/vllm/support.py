@@ -68,6 +68,8 @@ def unsupported(vllm_config: Any) -> str:
             f"a key-value cache in {vllm_config.cache_config.cache_dtype} is not supported; use "
             "--kv-cache-dtype auto"
         )
+    if vllm_config.compilation_config.pass_config.fuse_attn_quant:
+        return "attention fused with quantisation (fuse_attn_quant) is not supported"
     if vllm_config.cache_config.kv_sharing_fast_prefill:
         return "--kv-sharing-fast-prefill is not supported"
     return ""

@@ -1,10 +1,15 @@
-"""What vLLM's workers answer when they are asked about steering (``collective_rpc`` by name)."""
+"""The plugin's part in workers: hooks of their runners, and answers about steering.
+
+Runners are hooked when a worker takes its device: their modules are large, and front ends, which
+run the plugin as well, never need them.
+"""
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
-from vllm.v1.worker.worker_base import WorkerBase
+from vllm.v1.worker.worker_base import WorkerBase, WorkerWrapperBase
 
 __all__ = ["DECISIONS", "TOTALS", "install_worker"]
 
@@ -13,9 +18,24 @@ TOTALS = "adaptvis_totals"
 
 
 def install_worker() -> None:
-    """Add two methods to vLLM's workers; a second call changes nothing."""
+    """Add two methods (for ``collective_rpc``) and the hooks; a second call changes nothing."""
     setattr(WorkerBase, DECISIONS, _decisions)
     setattr(WorkerBase, TOTALS, _totals)
+    init_device = WorkerWrapperBase.init_device
+    if getattr(init_device, "_adaptvis", False):
+        return
+
+    @functools.wraps(init_device)
+    def hooked(self: Any) -> None:
+        from adaptvis.vllm.norms import install_norm_rescale
+        from adaptvis.vllm.runner_v1 import install_runner_v1
+
+        install_runner_v1()
+        install_norm_rescale()
+        init_device(self)
+
+    hooked._adaptvis = True  # type: ignore[attr-defined]
+    WorkerWrapperBase.init_device = hooked
 
 
 def _decisions(self: Any, request_ids: list[str] | None = None) -> dict[str, dict[str, Any]]:

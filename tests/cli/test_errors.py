@@ -33,7 +33,7 @@ def test_unknown_names(adaptvis: Adaptvis, arguments: list[str], words: list[str
         (["--method", "scalingviz"], ["Unknown method", "did you mean 'scalingvis'?"]),
         (["--method", '{"method": "scalingvis", "alpha": NaN}'], ["alpha", "finite", "nan"]),
         (["--method", '{"method": "scalingvis", "alpha": Infinity}'], ["alpha", "finite"]),
-        (["--method", '{"method": "scalingvis", "alpha": -1}'], ["alpha", "0 or above"]),
+        (["--method", '{"method": "scalingvis", "alpha": -1}'], ["alpha", "0 to 1000"]),
         (["--method", '{"method": "scalingvis"}'], ["alpha: is required"]),
         (["--method", '{"method": "adaptvis", "threshold": 1.5}'], ["threshold", "1.5"]),
         (["--method", '{"method": "adaptvis", "alpa_low": 1}'], ["alpa_low"]),

@@ -50,6 +50,12 @@ def test_elements_lie_where_the_formula_says(layout) -> None:
     check_layout(layer(), cache(), layout, write(layout))
 
 
+def test_a_cache_of_one_block_is_checked_beside_it() -> None:
+    small = torch.full((1, GROUPS, BLOCK_SIZE, 2 * SIZE), 7.0)
+    check_layout(layer(), small, "vec", write("vec"))
+    assert (small == 7).all()
+
+
 @pytest.mark.parametrize(
     ("written", "read"), [("vec", "amx"), ("amx", "vec"), ("vec", "head-major")]
 )

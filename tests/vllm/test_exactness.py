@@ -201,12 +201,47 @@ def test_finished_requests_leave_nothing_behind(llm, together) -> None:
     assert len(steering_of(llm).requests) <= 1
 
 
+@pytest.mark.parametrize("rows", ["last_prompt_token", "text_after_image"])
+def test_the_largest_coefficient_leaves_no_trace_in_recycled_blocks(llm, reference, rows) -> None:
+    plain = Request((5,), ("where", "is", "it"), None, 4)
+    largest = [
+        Request((seed,), ("what", "is", "there"), ScalingVis(alpha=1000.0, rows=rows), 2)
+        for seed in range(6)
+    ]
+    run(llm, largest)
+    for _ in range(3):
+        (output,) = run(llm, [plain])
+        assert wrong([output], [reference.answer(plain)]) == []
+
+
+def test_requests_of_one_prompt_that_resume_together_do_not_read_each_others_old_keys(llm) -> None:
+    """The second finds blocks that the first fills in the same step, before they are right."""
+    # 64 tokens: the block that holds the steered row is full when the first answer has begun.
+    request = Request((0,), tuple(WORDS[:14]), ScalingVis(alpha=1.8), 12)
+    engine = llm.llm_engine
+
+    def both(preempt: bool):
+        assert engine.reset_prefix_cache()
+        done = []
+        for name in ("first", "second"):
+            engine.add_request(f"{name} {preempt}", request.prompt(), request.sampling())
+        for step in range(40):
+            done += [output for output in engine.step() if output.finished]
+            if preempt and step == 5:
+                assert engine.reset_prefix_cache(reset_running_requests=True)
+        assert len(done) == 2
+        assert len(done[0].prompt_token_ids) % BLOCK_SIZE == 0
+        return [logprobs_of(output.outputs[0]) for output in done]
+
+    for calm, preempted in zip(both(False), both(True), strict=True):
+        torch.testing.assert_close(preempted, calm, atol=TOLERANCE, rtol=0)
+
+
 def test_every_sample_of_a_request_is_steered(llm, reference) -> None:
     request = Request((1,), ("where", "is", "it"), ScalingVis(alpha=2.0), 3)
     params = SamplingParams(
         n=3,
         temperature=1.0,
-        seed=0,
         max_tokens=3,
         logprobs=-1,
         extra_args=extra_args(request.config),
@@ -218,7 +253,8 @@ def test_every_sample_of_a_request_is_steered(llm, reference) -> None:
         torch.testing.assert_close(logprobs_of(completion)[0], first, atol=TOLERANCE, rtol=0)
 
 
-def test_log_probabilities_of_the_prompt_stay_unsteered(llm) -> None:
+@pytest.mark.parametrize("rows", ["last_prompt_token", "text_after_image"])
+def test_log_probabilities_of_the_prompt_stay_unsteered(llm, rows) -> None:
     prompt = Request((2,), ("what", "is", "left", "of", "it"), None).prompt()
     plain, steered = (
         llm.generate(
@@ -226,7 +262,7 @@ def test_log_probabilities_of_the_prompt_stay_unsteered(llm) -> None:
             [SamplingParams(max_tokens=1, prompt_logprobs=1, extra_args=extra_args(config))],
             use_tqdm=False,
         )[0].prompt_logprobs
-        for config in (None, ScalingVis(alpha=3.0))
+        for config in (None, ScalingVis(alpha=3.0, rows=rows))
     )
     assert plain[1:] == steered[1:]
 
@@ -267,6 +303,11 @@ def test_steering_may_be_given_in_flat_fields(llm, reference) -> None:
         ({"adaptvis_alpha": 1.0, "adaptvis_heads": "0-9"}, "4 heads"),
         ({"adaptvis": {"method": "norm_rescale"}}, "additional-config"),
         ({"adaptvis": "{"}, "JSON"),
+        ({"adaptvis": "[" * 9000}, "JSON"),
+        ({"adaptvis": " " * 20_000}, "20000 characters"),
+        ({"adaptvis_alpha": 1e30}, "from 0 to 1000"),
+        ({"adaptvis_alpha": 1.0, "adaptvis_layers": "0-2000000000"}, "indices go up to 4095"),
+        ({"adaptvis_alpha": 1.0, "adaptvis_images": [10**9]}, "indices go up to 4095"),
         ({"adaptvis": "off", "adaptvis_alpha": 2.0}, "not both"),
     ],
 )

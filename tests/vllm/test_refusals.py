@@ -113,6 +113,12 @@ def test_prompts_that_cannot_be_steered_say_why() -> None:
     assert "no text follows" in ticket_for(text, image, 10, "id").reason
     with pytest.raises(VLLMValidationError, match="one unbroken run"):
         ticket_for(text, [[(3, 5), (6, 10)]], 20, "id")
+    video = [(10, 15)]
+    assert ticket_for(config, image, 20, "id", others=video).config == config
+    with pytest.raises(VLLMValidationError, match="only text follows"):
+        ticket_for(text, image, 20, "id", others=video)
+    ending = ticket_for(config, image, 15, "id", others=video, last_row_alone=False)
+    assert "ends in an image" in ending.reason
     assert replace(ticket_for(None, image, 20, "id"), request_id="").config is None
 
 
