@@ -185,7 +185,7 @@ def test_decisions_allow_the_endpoint_and_keep_every_other_plugin(
         (["--port", "8001", MODEL], ["model must come first"]),
         (["no-such-model"], ["no-such-model", MODEL]),
         ([MODEL, "another"], ["One model", "'another'"]),
-        ([MODEL, "--alpha", "-1"], ["alpha", "0 or above"]),
+        ([MODEL, "--alpha", "-1"], ["alpha", "from 0 to 1000"]),
         ([MODEL, "--alpha", "1", "--threshold", "0.5"], ["--alpha ", "--threshold"]),
         ([MODEL, "--rows", "generated"], ["--rows", "--alpha-low"]),
         ([MODEL, "--alpha", "1", "--rows", "all"], ["rows", "text_after_image"]),
