@@ -134,8 +134,6 @@ def serve(
     arguments = server_arguments(resolved, context.args, configs)
     environment = dict(os.environ)
     _check_vllm(environment, configs)
-    # The only one that is steered; on GPUs vLLM would take another.
-    environment.setdefault("VLLM_USE_V2_MODEL_RUNNER", "0")
     if decisions or "VLLM_PLUGINS" in environment:
         environment["VLLM_PLUGINS"] = plugin_names(environment.get("VLLM_PLUGINS"), decisions)
     for config in configs:

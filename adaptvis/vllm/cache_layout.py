@@ -17,7 +17,7 @@ from adaptvis.errors import UnsupportedError
 __all__ = ["blocks_of", "check_layout", "layout_name"]
 
 _AMX = "amx"
-_HEAD_MAJOR = ("FLASH_ATTN", "TRITON_ATTN")
+_HEAD_MAJOR = ("FLASH_ATTN", "TRITON_ATTN", "FLASHINFER")
 
 
 def layout_name(layer: Any) -> str:

@@ -43,7 +43,7 @@ def decide(
     """Set confidence and alpha of requests whose prompt has ended, without a host sync.
 
     Args:
-        logits: [batch, V], of the step's last rows, unsteered.
+        logits: [n, V], of their last rows, unsteered.
         share: gives every tensor-parallel rank the first rank's values.
     """
     requests = [progress.request for progress in undecided if progress.request is not None]
@@ -54,11 +54,8 @@ def decide(
             policies.append((0.0, config.alpha, config.alpha))
         else:
             policies.append((config.threshold, config.alpha_low, config.alpha_high))
-    index = torch.tensor([progress.index for progress in undecided])
     table = torch.tensor(policies, dtype=torch.float32).to(logits.device, non_blocking=True)
-    confidence, alpha = decide_each(
-        logits[index.to(logits.device, non_blocking=True)], *table.unbind(1)
-    )
+    confidence, alpha = decide_each(logits, *table.unbind(1))
     if share is not None:
         confidence, alpha = share(torch.stack((confidence, alpha))).unbind(0)
     for request, one_confidence, one_alpha in zip(

@@ -47,8 +47,6 @@ def unsupported(vllm_config: Any) -> str:
             f"the model family {model.hf_config.model_type} was not tested; set {UNTESTED}=1 to "
             "steer it all the same, at your own risk"
         )
-    if vllm_config.use_v2_model_runner:
-        return "vLLM's V2 model runner is not supported; set VLLM_USE_V2_MODEL_RUNNER=0"
     if parallel.pipeline_parallel_size > 1:
         return "pipeline parallelism is not supported; use tensor parallelism"
     if parallel.data_parallel_size > 1:
@@ -57,6 +55,8 @@ def unsupported(vllm_config: Any) -> str:
         return "context parallelism is not supported"
     if parallel.use_ubatching:
         return "dual-batch overlap is not supported"
+    if getattr(parallel, "enable_batch_sharded_sampling", False):
+        return "batch-sharded sampling is not supported"
     if vllm_config.speculative_config is not None:
         return "speculative decoding is not supported"
     if vllm_config.lora_config is not None:

@@ -28,9 +28,13 @@ def install_worker() -> None:
     @functools.wraps(init_device)
     def hooked(self: Any) -> None:
         from adaptvis.vllm.norms import install_norm_rescale
-        from adaptvis.vllm.runner_v1 import install_runner_v1
 
-        install_runner_v1()
+        if self.vllm_config.use_v2_model_runner:
+            from adaptvis.vllm.runner_v2 import install_runner_v2 as install_runner
+        else:
+            from adaptvis.vllm.runner_v1 import install_runner_v1 as install_runner
+
+        install_runner()
         install_norm_rescale()
         init_device(self)
 

@@ -5,9 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import pytest
 from vllm import LLM
+from vllm.platforms.cpu import CpuPlatform
 
-__all__ = ["BLOCK_SIZE", "make_engine", "steering_of"]
+__all__ = ["BLOCK_SIZE", "make_engine", "schedule_asynchronously", "steering_of"]
 
 BLOCK_SIZE = 32
 
@@ -30,3 +32,14 @@ def make_engine(model: Path, **options: Any) -> LLM:
 def steering_of(llm: LLM) -> Any:
     """The plugin's state in the worker of an in-process engine."""
     return llm.llm_engine.model_executor.driver_worker.worker.model_runner.adaptvis
+
+
+def schedule_asynchronously(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on a GPU; vLLM turns it off on a CPU."""
+    update = CpuPlatform.check_and_update_config
+
+    def with_async_scheduling(config: Any) -> None:
+        update(config)
+        config.scheduler_config.async_scheduling = True
+
+    monkeypatch.setattr(CpuPlatform, "check_and_update_config", staticmethod(with_async_scheduling))

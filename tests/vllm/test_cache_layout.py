@@ -81,8 +81,9 @@ def test_head_major_is_a_view_of_the_cache() -> None:
 
 
 def test_only_known_backends_have_a_layout() -> None:
-    assert layout_name(layer("FLASH_ATTN")) == "head-major"
+    for known in ("FLASH_ATTN", "TRITON_ATTN", "FLASHINFER"):
+        assert layout_name(layer(known)) == "head-major"
     assert layout_name(layer(isa="vec16")) == "vec16"
-    for unknown in (layer("FLASHINFER"), layer(isa="neon"), layer()):
+    for unknown in (layer("FLEX_ATTENTION"), layer(isa="neon"), layer()):
         with pytest.raises(UnsupportedError, match="ADAPTVIS_DISABLE=1"):
             layout_name(unknown)

@@ -9,7 +9,7 @@ import torch
 from vllm import SamplingParams
 
 from adaptvis import AdaptVis, ScalingVis
-from adaptvis.vllm import decisions, extra_args, prefix_keys, runner_v1
+from adaptvis.vllm import decisions, extra_args, prefix_keys, runner
 
 from .engines import BLOCK_SIZE, make_engine, steering_of
 from .tiny_llava import WORDS, write_random_llava
@@ -170,16 +170,21 @@ def test_without_the_key_the_prefix_cache_mixes_up_requests(
     assert wrong_second_turns(llm, reference, threshold) >= 10
 
 
-def test_without_running_preempted_rows_again_answers_are_wrong(
-    llm, requests, expected, monkeypatch
-) -> None:
-    interval = runner_v1.interval
+def run_rows_only_once(monkeypatch) -> None:
+    """Leave out what a preempted request needs."""
+    interval = runner.interval
 
     def only_once(progress):
         request = progress.request
         return None if request is None or request.alpha is not None else interval(progress)
 
-    monkeypatch.setattr(runner_v1, "interval", only_once)
+    monkeypatch.setattr(runner, "interval", only_once)
+
+
+def test_without_running_preempted_rows_again_answers_are_wrong(
+    llm, requests, expected, monkeypatch
+) -> None:
+    run_rows_only_once(monkeypatch)
     assert wrong(run(llm, requests), expected)
 
 

@@ -7,12 +7,11 @@ from statistics import median
 
 import pytest
 from vllm.config import CompilationMode
-from vllm.platforms.cpu import CpuPlatform
 
 from adaptvis import ScalingVis
 from adaptvis.vllm import decisions
 
-from .engines import make_engine, steering_of
+from .engines import make_engine, schedule_asynchronously, steering_of
 from .tiny_llava import WORDS, write_random_llava
 from .workload import Request, Transformers, compare, logprobs_of, workload
 
@@ -75,14 +74,8 @@ def test_two_tensor_parallel_ranks_equal_transformers(
 def test_async_scheduling_of_a_compiled_model_equals_transformers(
     folder, requests, expected, monkeypatch
 ) -> None:
-    update = CpuPlatform.check_and_update_config
-
-    def with_async_scheduling(config) -> None:
-        update(config)
-        # Off on a CPU by default. Under preemption this combination fails without adaptvis, too.
-        config.scheduler_config.async_scheduling = True
-
-    monkeypatch.setattr(CpuPlatform, "check_and_update_config", staticmethod(with_async_scheduling))
+    # Under preemption this fails on a CPU without adaptvis, too.
+    schedule_asynchronously(monkeypatch)
     llm = make_engine(
         folder,
         num_gpu_blocks_override=100,
