@@ -9,7 +9,7 @@ from typing import Any
 from adaptvis import __version__
 from adaptvis.config import SteeringConfig
 from adaptvis.errors import ConfigError
-from adaptvis.tasks import Part, Task
+from adaptvis.tasks import Part, Prompts, Task
 
 __all__ = ["Method", "ModelPlan", "Plan", "fingerprint"]
 
@@ -51,6 +51,7 @@ class Plan:
     limit: int | None = None
     part: Part = "test"
     seed: int = 0
+    prompts: Prompts = "chat"
     settings: tuple[tuple[str, str], ...] = ()
 
     def __post_init__(self) -> None:
@@ -83,6 +84,7 @@ class Plan:
             "limit": self.limit,
             "batch_size": self.batch_size,
             "seed": self.seed,
+            "prompts": self.prompts,
             **dict(self.settings),
         }
 

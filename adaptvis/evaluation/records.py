@@ -20,6 +20,7 @@ class Record:
     """One answer of one model under one method, with its grade.
 
     confidence: largest softmax probability of the first token, unsteered; None if not finite.
+    score: points under the task's published rule, 0 to 1. tags: of the sample.
     alpha: the coefficient used, 1 where nothing was steered; `applied` and `reason` say why.
     """
 
@@ -41,6 +42,8 @@ class Record:
     image_id: str
     object_count: int | None
     agrees_with_prior: bool | None
+    score: float
+    tags: dict[str, str]
 
     @classmethod
     def of(
@@ -66,6 +69,8 @@ class Record:
             image_id=sample.image_id,
             object_count=sample.object_count,
             agrees_with_prior=sample.agrees_with_prior,
+            score=grade.points,
+            tags=dict(sample.tags),
         )
 
     @property

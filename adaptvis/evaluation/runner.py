@@ -14,7 +14,7 @@ from adaptvis.errors import DataError
 from adaptvis.evaluation.output import RECORDS, check_output, prepare_output
 from adaptvis.evaluation.plan import ModelPlan, Plan
 from adaptvis.evaluation.records import Record, RecordFile
-from adaptvis.tasks import Sample, Task
+from adaptvis.tasks import Prompts, Sample, Task
 
 __all__ = ["Run", "evaluate"]
 
@@ -78,7 +78,7 @@ def evaluate(
                     loaded = (batch.model.name, load_engine(batch.model))
                     description = {**loaded[1].describe(), "model": batch.model.name}
                     engines[batch.model.name] = description
-                file.append(_ask(loaded[1], batch))
+                file.append(_ask(loaded[1], batch, plan.prompts))
             if progress:
                 done = batch.done + len(batch.samples)
                 progress(batch.model.name, batch.task.name, done, batch.total)
@@ -116,9 +116,9 @@ def _resume_point(file: RecordFile, batches: list[_Batch]) -> int:
     return len(batches)
 
 
-def _ask(engine: Engine, batch: _Batch) -> list[Record]:
+def _ask(engine: Engine, batch: _Batch, prompts: Prompts) -> list[Record]:
     answers = engine.answer(
-        [sample.query for sample in batch.samples],
+        [sample.query(prompts) for sample in batch.samples],
         [method.config for method in batch.model.methods],
         max_new_tokens=batch.task.max_new_tokens,
     )

@@ -2,9 +2,9 @@
 
 import random
 from collections import Counter
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Literal, get_args
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Literal, Protocol, get_args
 
 from PIL.Image import Image
 
@@ -12,10 +12,14 @@ from adaptvis.engine import Query
 from adaptvis.errors import ConfigError, DataError, unknown_name
 from adaptvis.tasks.grading import Grade, grade
 
-__all__ = ["PARTS", "Part", "Sample", "Task"]
+__all__ = ["PARTS", "PROMPTS", "Answered", "Part", "Prompts", "Sample", "Task"]
 
-Part = Literal["validation", "test"]
+Part = Literal["validation", "test", "all"]
 PARTS: tuple[Part, ...] = get_args(Part)
+
+Prompts = Literal["chat", "raw"]
+"""Through the model's chat template, or the published text as it is, placeholders included."""
+PROMPTS: tuple[Prompts, ...] = get_args(Prompts)
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +32,9 @@ class Sample:
     candidates: the answers that the question allows; empty for an open question.
     image_id: questions with the same id share their picture; intervals are clustered by it.
     agrees_with_prior: whether a language prior alone would answer rightly, where that is known.
+    raw_prompt: the published prompt with its image placeholder, where one was published.
+    tags: what else is known of the question, kept with its records: metrics and tables group by
+        it. Values are short texts.
     """
 
     id: str
@@ -39,11 +46,44 @@ class Sample:
     candidates: tuple[str, ...] = ()
     object_count: int | None = None
     agrees_with_prior: bool | None = None
+    raw_prompt: str | None = None
+    tags: Mapping[str, str] = field(default_factory=dict)
+
+    def query(self, prompts: Prompts = "chat") -> Query:
+        """The sample as an engine takes it.
+
+        Raises:
+            ConfigError: the raw prompt is wanted, and none was published.
+            DataError: an image cannot be read.
+        """
+        if prompts == "chat":
+            return Query(prompt=self.prompt, images=self.images())
+        if self.raw_prompt is None:
+            raise ConfigError(
+                f"Question {self.id!r} has no published raw prompt; leave --prompts raw out"
+            )
+        return Query(prompt=self.raw_prompt, images=self.images(), raw=True)
+
+
+class Answered(Protocol):
+    """What a metric sees of an answer; records of an evaluation are such."""
 
     @property
-    def query(self) -> Query:
-        """The sample as an engine takes it."""
-        return Query(prompt=self.prompt, images=self.images())
+    def id(self) -> str: ...
+    @property
+    def category(self) -> str: ...
+    @property
+    def answer(self) -> str: ...
+    @property
+    def gold(self) -> tuple[str, ...]: ...
+    @property
+    def correct(self) -> bool: ...
+    @property
+    def strict(self) -> bool: ...
+    @property
+    def score(self) -> float: ...
+    @property
+    def tags(self) -> Mapping[str, str]: ...
 
 
 @dataclass(frozen=True)
@@ -54,6 +94,8 @@ class Task:
     source: where the samples come from, as text that changes when they do; part of a run's
         identity, so that an evaluation cannot be resumed on other data.
     max_new_tokens: enough for any right answer.
+    grader: the published rule beside the strict one; the rule grader where None.
+    metrics: more than accuracy, by name, from all answers of one method; fractions.
     """
 
     name: str
@@ -61,6 +103,8 @@ class Task:
     loader: Callable[[Part], list[Sample]]
     source: str = ""
     max_new_tokens: int = 16
+    grader: Callable[[Sample, str], Grade] | None = None
+    metrics: Callable[[Sequence[Answered]], dict[str, float]] | None = None
 
     def load(self, limit: int | None = None, part: Part = "test") -> list[Sample]:
         """The samples of a part, or `limit` of them from images drawn with a fixed seed.
@@ -85,7 +129,9 @@ class Task:
         return samples
 
     def grade(self, sample: Sample, text: str) -> Grade:
-        """Free and strict correctness of an answer, by the rule grader."""
+        """Correctness of an answer under the published rule and the strict one."""
+        if self.grader is not None:
+            return self.grader(sample, text)
         return grade(text, sample.gold, sample.candidates)
 
 

@@ -18,7 +18,7 @@ from typing import Any
 from PIL import Image, UnidentifiedImageError
 
 from adaptvis.errors import DataError
-from adaptvis.tasks.base import PARTS, Part, Sample, Task
+from adaptvis.tasks.base import Part, Sample, Task
 
 __all__ = ["custom_task"]
 
@@ -59,7 +59,7 @@ def _load(path: Path, part: Part) -> list[Sample]:
         where = f"{path}, line {number}"
         entry = _entry(line, where)
         parts.add(entry["part"])
-        if entry["part"] == part:
+        if part in ("all", entry["part"]):
             samples.append(_sample(entry, folder, where, checked, str(number)))
     if not samples and parts:
         raise DataError(
@@ -81,7 +81,7 @@ def _entry(line: str, where: str) -> dict[str, Any]:
             f"{where}: unknown field {unknown[0]!r}; known are {', '.join(sorted(_FIELDS))}"
         )
     entry.setdefault("part", "test")
-    if entry["part"] not in PARTS:
+    if entry["part"] not in ("validation", "test"):
         raise DataError(f"{where}: part must be validation or test, got {entry['part']!r}")
     return entry
 

@@ -19,14 +19,22 @@ _ARTICLES = frozenset({"a", "an", "the"})
 class Grade:
     """What the rule grader says of one answer.
 
-    correct: free scoring.
+    correct: the task's published rule, warts included; free scoring where none was published.
     strict: strict scoring; without candidates, the whole answer must equal a gold answer.
     in_candidates: the whole answer is one of the candidates, or of the gold answers without them.
+    score: what the published rule gives, from 0 to 1, where it knows more than right and wrong
+        (VQAv2); None means 1 for a correct answer and 0 for another.
     """
 
     correct: bool
     strict: bool
     in_candidates: bool
+    score: float | None = None
+
+    @property
+    def points(self) -> float:
+        """From 0 to 1 under the published rule."""
+        return float(self.correct) if self.score is None else self.score
 
 
 def normalised_words(text: str) -> tuple[str, ...]:

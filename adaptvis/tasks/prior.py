@@ -31,7 +31,14 @@ def _task(split: Split, description: str) -> Task:
     def load(part: Part) -> list[Sample]:
         from adaptvis.data.prior import generate_prior
 
-        samples = generate_prior(split=split, part=part, count=_QUESTIONS[part])
+        parts: tuple[Literal["validation", "test"], ...] = (
+            ("validation", "test") if part == "all" else (part,)
+        )
+        samples = [
+            sample
+            for one in parts
+            for sample in generate_prior(split=split, part=one, count=_QUESTIONS[one])
+        ]
         return task_samples(samples, _category)
 
     return Task(

@@ -2,6 +2,7 @@
 
 import hashlib
 from pathlib import Path
+from typing import Literal
 
 from adaptvis.errors import ConfigError
 from adaptvis.tasks.base import Part, Sample, Task
@@ -13,7 +14,10 @@ __all__ = ["TWO_DS", "two_ds_from_parquet"]
 def _load(part: Part) -> list[Sample]:
     from adaptvis.data.two_ds import two_ds_samples
 
-    return task_samples(two_ds_samples(split=part))
+    splits: tuple[Literal["validation", "test"], ...] = (
+        ("validation", "test") if part == "all" else (part,)
+    )
+    return task_samples(s for split in splits for s in two_ds_samples(split=split))
 
 
 TWO_DS = Task(
@@ -34,7 +38,7 @@ def two_ds_from_parquet(path: Path) -> Task:
     def load(part: Part) -> list[Sample]:
         from adaptvis.data.two_ds import read_parquet
 
-        if part != "test":
+        if part == "validation":
             raise ConfigError(
                 f"{path} is one test set without a {part} part; tune on the generated task '2ds'"
             )

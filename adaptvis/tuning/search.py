@@ -97,7 +97,7 @@ def run_sweep(
     for start in range(0, len(samples), batch_size):
         batch = samples[start : start + batch_size]
         answers = engine.answer(
-            [sample.query for sample in batch], configs, max_new_tokens=task.max_new_tokens
+            [sample.query() for sample in batch], configs, max_new_tokens=task.max_new_tokens
         )
         for offset, sample in enumerate(batch):
             question = start + offset

@@ -33,10 +33,10 @@ def test_optional_fields_are_read(tmp_path: Path) -> None:
     }
     first, second = get_task(write(tmp_path / "d", GOOD, "", full)).load()
     assert (first.id, first.category, first.gold) == ("1", "all questions", ("left",))
-    assert [(i.mode, i.size) for i in first.query.images] == [("RGB", (8, 6))]
+    assert [(i.mode, i.size) for i in first.query().images] == [("RGB", (8, 6))]
     assert (second.id, second.category, second.object_count) == ("q7", "cups", 3)
     assert second.candidates == ("left", "right")
-    assert len(second.query.images) == 2
+    assert len(second.query().images) == 2
 
 
 def test_parts(tmp_path: Path) -> None:

@@ -20,7 +20,7 @@ def test_the_default_task_has_3000_questions_in_six_equal_categories(two_ds: lis
     assert len(counts) == 6
     assert set(counts.values()) == {500}
     assert {s.object_count for s in two_ds} == {2, 3, 4, 5, 6}
-    query = two_ds[0].query
+    query = two_ds[0].query()
     assert query.prompt == two_ds[0].prompt
     assert [image.size for image in query.images] == [(56, 56)]
 
@@ -44,7 +44,7 @@ def test_prior_tasks_agree_with_the_prior_as_they_say() -> None:
 def test_validation_and_test_share_no_picture(two_ds: list[Sample]) -> None:
     validation = get_task("2ds").load(part="validation")
     pictures = [
-        {s.query.images[0].tobytes() for s in samples[::6]} for samples in (validation, two_ds)
+        {s.query().images[0].tobytes() for s in samples[::6]} for samples in (validation, two_ds)
     ]
     assert not pictures[0] & pictures[1]
 
