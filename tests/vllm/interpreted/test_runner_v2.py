@@ -16,6 +16,7 @@ import torch
 from vllm import envs
 from vllm.config import CompilationMode
 from vllm.platforms.cpu import CpuPlatform
+from vllm.v1.attention import selector
 from vllm.v1.worker.gpu.model_runner import GPUModelRunner
 
 from adaptvis.steering import backend
@@ -140,6 +141,8 @@ def test_vllms_triton_attention_and_its_cache_layout_equal_transformers(
     monkeypatch.setattr(
         CpuPlatform, "get_attn_backend_cls", classmethod(lambda *args, **kwargs: backend_class)
     )
+    # Engines that started before have made vLLM remember its choice.
+    selector._cached_get_attn_backend.cache_clear()
     # It asks for the size of a tile.
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device=None: (9, 0))
     short = [index for index, request in enumerate(requests) if request.new_tokens <= 4]
@@ -150,6 +153,7 @@ def test_vllms_triton_attention_and_its_cache_layout_equal_transformers(
     with backend.override_backend("triton"):
         outputs = v1.run(llm, [requests[index] for index in few])
     assert v1.wrong(outputs, [expected[index] for index in few]) == []
+    selector._cached_get_attn_backend.cache_clear()
 
 
 # Positions of three parts; features of deeper layers; two groups of cache blocks and windows.
