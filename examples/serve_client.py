@@ -15,7 +15,7 @@ from pathlib import Path
 from urllib.error import HTTPError
 from urllib.request import urlopen
 
-from openai import OpenAI
+from openai import APIConnectionError, OpenAI
 
 # "off" wins over the server's default; the other two are ScalingVis and AdaptVis.
 STEERINGS = (
@@ -59,7 +59,12 @@ def main() -> None:
     parser.add_argument("--question", default="Where is the red object in the image?")
     arguments = parser.parse_args()
     client = OpenAI(base_url=f"{arguments.url}/v1", api_key="none")
-    model = arguments.model or client.models.list().data[0].id
+    try:
+        model = arguments.model or client.models.list().data[0].id
+    except APIConnectionError:
+        raise SystemExit(
+            f"No server answers at {arguments.url}; start one with adaptvis serve, or give --url"
+        ) from None
     question = arguments.question
     if arguments.image:
         kind = mimetypes.guess_type(arguments.image.name)[0] or "image/png"

@@ -20,6 +20,7 @@ __all__ = ["VLLM_OPTIONS", "serve"]
 VLLM_OPTIONS = {"allow_extra_args": True, "ignore_unknown_options": True}
 
 _STEERING = "Steering of requests that say nothing themselves"
+_MEMORY_OPTIONS = ("--gpu-memory-utilization", "--kv-cache-memory-bytes")
 _SERVER = "Server"
 
 
@@ -96,7 +97,7 @@ def serve(
 
     Every option that is not listed here goes to vLLM as it is, for example `--port 8001`,
     `--max-model-len 4096` or `--api-key KEY`. The server listens on 127.0.0.1 unless `--host` says
-    otherwise.
+    otherwise. On a CPU its key-value cache takes 4 GiB unless VLLM_CPU_KVCACHE_SPACE says otherwise.
 
     A request chooses its own steering with `vllm_xargs`, whatever the server's default is:
     `{"adaptvis_alpha": 1.5}`, `{"adaptvis_alpha_low": 0.5, "adaptvis_alpha_high": 1.5}` or
@@ -134,6 +135,7 @@ def serve(
     arguments = server_arguments(resolved, context.args, configs)
     environment = dict(os.environ)
     _check_vllm(environment, configs)
+    _leave_memory(environment, context.args)
     if decisions or "VLLM_PLUGINS" in environment:
         environment["VLLM_PLUGINS"] = plugin_names(environment.get("VLLM_PLUGINS"), decisions)
     for config in configs:
@@ -160,6 +162,15 @@ def _check_vllm(environment: Mapping[str, str], configs: Sequence[SteeringConfig
             f"{DISABLE} switches steering off, so the steering options would do nothing; unset it, "
             "or leave them out"
         )
+
+
+def _leave_memory(environment: dict[str, str], options: Sequence[str]) -> None:
+    """On a CPU vLLM asks for 92 % of all memory, and does not start where others hold the rest."""
+    from adaptvis.vllm.plugin import is_cpu_build
+
+    chosen = any(o.replace("_", "-").startswith(_MEMORY_OPTIONS) for o in options)
+    if is_cpu_build() and not chosen:
+        environment.setdefault("VLLM_CPU_KVCACHE_SPACE", "4")
 
 
 def _attention(

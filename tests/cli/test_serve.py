@@ -53,7 +53,9 @@ def start(adaptvis: Adaptvis, monkeypatch: pytest.MonkeyPatch) -> Start:
 
     monkeypatch.setattr(os, "execve", become)
     monkeypatch.setattr(plugin, "installed_version", lambda: "0.32.0")
+    monkeypatch.setattr(plugin, "is_cpu_build", lambda: False)
     monkeypatch.delenv("VLLM_PLUGINS", raising=False)
+    monkeypatch.delenv("VLLM_CPU_KVCACHE_SPACE", raising=False)
     monkeypatch.delenv(plugin.DISABLE, raising=False)
 
     def run(*arguments: object) -> Started:
@@ -163,6 +165,19 @@ def test_additional_config_of_the_user_stays(start: Start, tmp_path: Path) -> No
 def test_dotted_options_go_through_where_nothing_is_added(start: Start) -> None:
     given = ["--additional-config.adaptvis.method", "scalingvis"]
     assert start(MODEL, *given).arguments[-2:] == given
+
+
+def test_on_a_cpu_the_cache_leaves_memory_to_others(
+    start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name = "VLLM_CPU_KVCACHE_SPACE"
+    assert name not in start(MODEL).environment
+    monkeypatch.setattr(plugin, "is_cpu_build", lambda: True)
+    assert start(MODEL).environment[name] == "4"
+    for chosen in (["--gpu-memory-utilization", "0.5"], ["--kv_cache_memory_bytes=1000"]):
+        assert name not in start(MODEL, *chosen).environment
+    monkeypatch.setenv(name, "9")
+    assert start(MODEL).environment[name] == "9"
 
 
 def test_decisions_allow_the_endpoint_and_keep_every_other_plugin(
