@@ -97,7 +97,7 @@ def serve(
 
     Every option that is not listed here goes to vLLM as it is, for example `--port 8001`,
     `--max-model-len 4096` or `--api-key KEY`. The server listens on 127.0.0.1 unless `--host` says
-    otherwise. On a CPU its key-value cache takes 4 GiB unless VLLM_CPU_KVCACHE_SPACE says otherwise.
+    otherwise. On a CPU its key-value cache takes 4 GiB, or what VLLM_CPU_KVCACHE_SPACE says.
 
     A request chooses its own steering with `vllm_xargs`, whatever the server's default is:
     `{"adaptvis_alpha": 1.5}`, `{"adaptvis_alpha_low": 0.5, "adaptvis_alpha_high": 1.5}` or
