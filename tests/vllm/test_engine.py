@@ -41,8 +41,8 @@ def reference() -> HFEngine:
 @pytest.fixture(scope="module")
 def queries() -> list[Query]:
     samples = get_task("2ds-prior-balanced").load(38, "test")
-    raw = Query("<image> where is the red circle", samples[0].query.images, raw=True)
-    return [*(sample.query for sample in samples), raw, Query("where is the red circle")]
+    raw = Query("<image> where is the red circle", samples[0].query().images, raw=True)
+    return [*(sample.query() for sample in samples), raw, Query("where is the red circle")]
 
 
 def without_padding(answer: Answer) -> tuple[int, ...]:
