@@ -60,10 +60,11 @@ def soft_accuracy(text: str, answers: Sequence[str]) -> float:
     matches = [answer == predicted for answer in given]
     return sum(min(1.0, (sum(matches) - match) / 3) for match in matches) / len(matches)
 
+
 # written=meant. Keys with a capital never match lower-cased words, and "somebody'd" loses its
 # apostrophe: both as published.
 _PAIRS = """
- loses its # apostrophe: both as published. _CONTRACTIONS = dict(     pair.split( aint=ain't
+aint=ain't
 arent=aren't cant=can't couldve=could've couldnt=couldn't couldn'tve=couldn't've
 couldnt've=couldn't've didnt=didn't doesnt=doesn't dont=don't hadnt=hadn't hadnt've=hadn't've
 hadn'tve=hadn't've hasnt=hasn't havent=haven't hed=he'd hed've=he'd've he'dve=he'd've hes=he's
