@@ -46,10 +46,10 @@ def letters_mentioned(text: str, letters: Sequence[str]) -> set[str]:
 
 
 def parse_letter(text: str, letters: Sequence[str]) -> str:
-    """The one letter that is mentioned, else one with which the text starts, else ""."""
+    """The one letter that is mentioned, or without any one that the text starts with, or ""."""
     known = {letter.upper() for letter in letters}
     found = letters_mentioned(text, letters)
-    if len(found) == 1:
-        return found.pop()
+    if found:
+        return found.pop() if len(found) == 1 else ""
     match = re.match(r"\s*\(?\s*([A-Za-z])\b(?!')", text)
     return match.group(1).upper() if match and match.group(1).upper() in known else ""

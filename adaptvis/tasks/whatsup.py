@@ -54,7 +54,7 @@ class _Subset:
 
 
 def grade_whatsup(sample: Sample, text: str) -> Grade:
-    """AdaptVis's rule: the answer occurs as a substring, so "phone" and "bottom" contain "on".
+    """AdaptVis's rule: the answer occurs as a substring, so "phone" contains "on".
 
     The one exception is theirs too: no "on" where the text has "front". Strict: the text mentions
     one option, as a word, and it is the right one.
@@ -203,7 +203,7 @@ _SUBSETS = (
         name="controlled_a",
         published="Controlled_Images_A",
         questions=412,
-        description="WhatsUp Controlled A: where is an object to another, left, right, on or under",
+        description="WhatsUp Controlled A: an object is left, right, on or under another",
         annotation="data/controlled_images_dataset.json",
         annotation_id="1ap8mmmpQjLIjPGuplkpBgc1hoEHCj4hm",
         images="data/controlled_images/",
@@ -214,7 +214,7 @@ _SUBSETS = (
         name="controlled_b",
         published="Controlled_Images_B",
         questions=408,
-        description="WhatsUp Controlled B: where is an object to another, left, right, front or behind",
+        description="WhatsUp Controlled B: an object is left, right, in front of or behind another",
         annotation="data/controlled_clevr_dataset.json",
         annotation_id="1unNNosLbdy9NDjgj4l8fsQP3WiAAGA6z",
         images="data/controlled_clevr/",
@@ -247,7 +247,7 @@ _SUBSETS = (
         name="vg_one",
         published="VG_QA_one_obj",
         questions=1160,
-        description="WhatsUp Visual Genome, one object: in which part of the photo it is, six options",
+        description="WhatsUp Visual Genome, one object: where in the photo it is, six options",
         annotation="data/vg_qa_one_obj.json",
         annotation_id="1ARMRzRdohs9QTr1gpIfzyUzvW20wYp_p",
         images="data/vg_images/",
