@@ -9,6 +9,7 @@ import io
 import json
 import random
 from collections import defaultdict
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -40,6 +41,7 @@ from adaptvis.errors import DataError
 __all__ = [
     "OBJECT_COUNTS",
     "Entry",
+    "entry_of_row",
     "generate_2ds",
     "read_parquet",
     "two_ds_samples",
@@ -210,14 +212,19 @@ def read_parquet(path: str | Path) -> list[Entry]:
     """
     try:
         rows = pq.read_table(path).to_pylist()
-        return [_entry(row) for row in rows]
+        return [entry_of_row(row) for row in rows]
     except (OSError, pa.ArrowInvalid) as error:
         raise DataError(f"{path} cannot be read as a parquet file: {error}.") from error
     except (KeyError, TypeError) as error:
         raise DataError(f"{path} does not have the columns of 2DS: {error!r}.") from error
 
 
-def _entry(row: dict[str, Any]) -> Entry:
+def entry_of_row(row: Mapping[str, Any]) -> Entry:
+    """The entry that a row of the published schema holds.
+
+    Raises:
+        KeyError, TypeError: the row has another schema.
+    """
     image = row["image_filename"]
     return Entry(
         entry_id=int(row["entry_id"]),

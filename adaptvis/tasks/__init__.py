@@ -2,17 +2,21 @@
 
 from adaptvis.tasks.base import PARTS, PROMPTS, Answered, Part, Prompts, Sample, Task
 from adaptvis.tasks.grading import Grade, grade
-from adaptvis.tasks.registry import TASKS, get_task
+from adaptvis.tasks.registry import TASKS, Listed, get_task
+from adaptvis.tasks.splits import SPLITS, Split
 
 __all__ = [
     "PARTS",
     "PROMPTS",
+    "SPLITS",
     "TASKS",
     "Answered",
     "Grade",
+    "Listed",
     "Part",
     "Prompts",
     "Sample",
+    "Split",
     "Task",
     "get_task",
     "grade",

@@ -12,7 +12,7 @@ from adaptvis.engine import Query
 from adaptvis.errors import ConfigError, DataError, unknown_name
 from adaptvis.tasks.grading import Grade, grade
 
-__all__ = ["PARTS", "PROMPTS", "Answered", "Part", "Prompts", "Sample", "Task"]
+__all__ = ["PARTS", "PROMPTS", "Answered", "Part", "Pictures", "Prompts", "Sample", "Task"]
 
 Part = Literal["validation", "test", "all"]
 PARTS: tuple[Part, ...] = get_args(Part)
@@ -20,6 +20,10 @@ PARTS: tuple[Part, ...] = get_args(Part)
 Prompts = Literal["chat", "raw"]
 """Through the model's chat template, or the published text as it is, placeholders included."""
 PROMPTS: tuple[Prompts, ...] = get_args(Prompts)
+
+
+Pictures = Callable[[], tuple[Image, ...]]
+"""Opens the images of a question when it is called."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +43,7 @@ class Sample:
 
     id: str
     prompt: str
-    images: Callable[[], tuple[Image, ...]]
+    images: Pictures
     gold: tuple[str, ...]
     category: str
     image_id: str
@@ -96,6 +100,7 @@ class Task:
     max_new_tokens: enough for any right answer.
     grader: the published rule beside the strict one; the rule grader where None.
     metrics: more than accuracy, by name, from all answers of one method; fractions.
+    index_rule: what :meth:`indices` answers.
     """
 
     name: str
@@ -105,6 +110,14 @@ class Task:
     max_new_tokens: int = 16
     grader: Callable[[Sample, str], Grade] | None = None
     metrics: Callable[[Sequence[Answered]], dict[str, float]] | None = None
+    index_rule: Callable[[Part], list[int]] | None = None
+
+    def indices(self, part: Part) -> list[int] | None:
+        """Positions of a part's samples among all, ascending.
+
+        None where parts are not drawn from one list: they are generated, or marked in a file.
+        """
+        return None if self.index_rule is None else self.index_rule(part)
 
     def load(self, limit: int | None = None, part: Part = "test") -> list[Sample]:
         """The samples of a part, or `limit` of them from images drawn with a fixed seed.

@@ -26,7 +26,22 @@ def test_tasks_lists_every_task(adaptvis: Adaptvis) -> None:
     assert result.code == 0
     for name in ("2ds", "2ds-prior-balanced", "2ds-prior-conflicting", "2ds-prior-skewed"):
         assert name in result.out
+    for name in ("controlled_a", "vg_two", "vsr", "pope-adversarial", "vqav2", "cv-bench-3d"):
+        assert name in result.out
+    assert "214354" in result.out
     assert '"options": ["left", "right"]' in result.out
+
+
+def test_tasks_says_what_one_needs(adaptvis: Adaptvis) -> None:
+    result = adaptvis("tasks", "controlled_b")
+    assert result.code == 0
+    assert "data/controlled_clevr_dataset.json: from Google Drive id 1unNNosLbdy9N" in result.out
+    assert "$ADAPTVIS_DATA/whatsup" in result.out
+    assert "hf:ServiceNow/whatsup_all" in result.out
+    assert "nothing to download" in adaptvis("tasks", "2ds").out
+    unknown = adaptvis("tasks", "controled_b")
+    assert unknown.code == 2
+    assert "did you mean 'controlled_b'?" in unknown.err
 
 
 def test_train_lists_its_recipes(adaptvis: Adaptvis) -> None:

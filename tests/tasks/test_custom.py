@@ -53,7 +53,7 @@ def test_parts(tmp_path: Path) -> None:
     [
         ("{", "not valid JSON"),
         ("[1]", "expected an object"),
-        ({**GOOD, "anwser": "x"}, "unknown field 'anwser'"),
+        ({**GOOD, "anwser": "x"}, "did you mean 'answer'?"),
         ({"image": "red.png", "question": "Where?"}, "answer must be"),
         ({**GOOD, "question": ""}, "question must be"),
         ({**GOOD, "answers": []}, "answers must be"),

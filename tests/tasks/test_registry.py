@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from adaptvis.errors import ConfigError, DataError
-from adaptvis.tasks import TASKS, Sample, get_task
+from adaptvis.tasks import Sample, get_task
 
 
 @pytest.fixture(scope="module")
@@ -27,7 +27,7 @@ def test_the_default_task_has_3000_questions_in_six_equal_categories(two_ds: lis
 
 def test_every_gold_answer_is_right_by_every_rule(two_ds: list[Sample]) -> None:
     for sample in two_ds:
-        grade = TASKS["2ds"].grade(sample, sample.gold[0])
+        grade = get_task("2ds").grade(sample, sample.gold[0])
         assert grade.correct
         assert grade.strict
         assert grade.in_candidates

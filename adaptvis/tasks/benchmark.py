@@ -1,0 +1,181 @@
+"""A published benchmark: what it asks, which files it needs, and how a task is made of them."""
+
+import os
+from collections.abc import Callable, Hashable, Sequence
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+
+from adaptvis.errors import ConfigError, DataError
+from adaptvis.tasks.base import Answered, Part, Sample, Task
+from adaptvis.tasks.grading import Grade
+from adaptvis.tasks.splits import Split, check_split, split_indices
+
+__all__ = ["DATA_ROOT", "Benchmark", "Data", "Questions", "Wanted"]
+
+DATA_ROOT = "ADAPTVIS_DATA"
+"""Environment variable: the folder that holds one folder per benchmark."""
+
+_HUB = "hf:"
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """A file or, with a trailing slash, a folder that a benchmark reads.
+
+    path: relative to the benchmark's folder.
+    source: where it is published.
+    local: needed beside a hub data set too.
+    """
+
+    path: str
+    source: str
+    optional: bool = False
+    local: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Data:
+    """Where to read: the files in `folder`, or rows of the hub data set `hub` beside them."""
+
+    folder: Path
+    hub: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Questions:
+    """What a benchmark's reader found: where, as text that changes with the data, and how to load.
+
+    load: all questions in published order; the images are not opened.
+    """
+
+    source: str
+    load: Callable[[], list[Sample]]
+
+
+@dataclass(frozen=True)
+class Benchmark:
+    """A benchmark by name.
+
+    questions: number published, for lists.
+    folder: its folder's name under the data root; empty where questions are generated.
+    hub: the data set's id on the hub, where there is one that holds what is needed.
+    hub_note: what else to know of it.
+    read: the questions in a folder or on the hub.
+    group: what "grouped" splits keep together; the picture, where not said otherwise.
+    grouped_only: groups must stay together under any split.
+    """
+
+    name: str
+    description: str
+    questions: int
+    folder: str
+    wanted: Sequence[Wanted]
+    read: Callable[[Data], Questions]
+    grader: Callable[[Sample, str], Grade]
+    metrics: Callable[[Sequence[Answered]], dict[str, float]] | None = None
+    hub: str | None = None
+    hub_note: str = ""
+    group: Callable[[Sample], Hashable] = field(default=lambda sample: sample.image_id)
+    grouped_only: bool = False
+    max_new_tokens: int = 16
+
+    def task(self, data: Path | str | None = None, split: Split = "reference") -> Task:
+        """The benchmark as a task.
+
+        Args:
+            data: a folder, `hf:org/name`, or None for the folder under the data root.
+
+        Raises:
+            DataError: something is missing; the message says what, and where to get it.
+            ConfigError: unknown split, or the benchmark is not on the hub.
+        """
+        check_split(split)
+        place = self._place(data)
+        self._check(place)
+        questions = self.read(place)
+        rule: Split = "grouped" if self.grouped_only else split
+        load = cache(lambda: _numbered(questions))
+
+        def indices(part: Part) -> list[int]:
+            return split_indices(load(), part, rule, self.group)
+
+        def loader(part: Part) -> list[Sample]:
+            samples = load()
+            return [samples[i] for i in indices(part)]
+
+        return Task(
+            name=self.name,
+            description=self.description,
+            loader=loader,
+            source=f"{questions.source}; {rule} split",
+            max_new_tokens=self.max_new_tokens,
+            grader=self.grader,
+            metrics=self.metrics,
+            index_rule=indices,
+        )
+
+    @property
+    def needs(self) -> str:
+        """In a few words, the data it needs."""
+        return f"{self.folder}/" + (" or hub" if self.hub else "")
+
+    def instructions(self) -> str:
+        """What to download and where to put it, as lines of text."""
+        lines = [f"Wanted in the folder given with --data, by default ${DATA_ROOT}/{self.folder}:"]
+        lines += [
+            f"  {w.path}{' (optional)' if w.optional else ''}: from {w.source}" for w in self.wanted
+        ]
+        if self.hub:
+            note = f" ({self.hub_note})" if self.hub_note else ""
+            lines.append(f"Or from the hub: --data hf:{self.hub}{note}")
+        return "\n".join(lines)
+
+    def _place(self, data: Path | str | None) -> Data:
+        root = os.environ.get(DATA_ROOT)
+        usual = Path(root).expanduser() / self.folder if root else None
+        if isinstance(data, str) and data.startswith(_HUB):
+            if self.hub is None:
+                raise ConfigError(
+                    f"Task {self.name!r} is not read from the hub; give the folder of its files"
+                )
+            return Data(usual or Path(self.folder), data.removeprefix(_HUB) or self.hub)
+        if data is not None:
+            return Data(Path(data).expanduser())
+        if usual is None:
+            raise DataError(
+                f"Task {self.name!r} needs its data: give a folder or hf:org/name as data, or set "
+                f"{DATA_ROOT}. {self._one_line()}"
+            )
+        return Data(usual)
+
+    def _check(self, place: Data) -> None:
+        missing = [
+            w
+            for w in self.wanted
+            if not w.optional
+            and (w.local or place.hub is None)
+            and not _there(place.folder / w.path, folder=w.path.endswith("/"))
+        ]
+        if missing:
+            names = "; ".join(f"{w.path} (from {w.source})" for w in missing)
+            raise DataError(
+                f"Task {self.name!r} misses in the folder {place.folder}: {names}; "
+                f"`adaptvis tasks {self.name}` shows the whole layout"
+            )
+
+    def _one_line(self) -> str:
+        names = "; ".join(f"{w.path} (from {w.source})" for w in self.wanted if not w.optional)
+        hub = f", or hf:{self.hub}" if self.hub else ""
+        return f"It reads {names}{hub}"
+
+
+def _there(path: Path, *, folder: bool) -> bool:
+    return path.is_dir() if folder else path.is_file()
+
+
+def _numbered(questions: Questions) -> list[Sample]:
+    samples = questions.load()
+    if not samples:
+        raise DataError(f"There is no question in {questions.source}")
+    return samples
