@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
     from adaptvis.evaluation import Plan, Record, Run
+    from adaptvis.evaluation.failures import Failures
     from adaptvis.evaluation.summary import Summary
 
 __all__ = ["report"]
@@ -26,6 +27,7 @@ def report(plan: "Plan", run: "Run", folder: Path, examples: int, seconds: float
     Raises:
         OutputError: a file cannot be written.
     """
+    from adaptvis.evaluation.failures import count_failures
     from adaptvis.evaluation.output import RECORDS, SUMMARY
     from adaptvis.evaluation.plots import plot_object_counts
     from adaptvis.evaluation.summary import summarise, write_summary
@@ -33,7 +35,8 @@ def report(plan: "Plan", run: "Run", folder: Path, examples: int, seconds: float
     from adaptvis.evaluation.tables import report as table_of
 
     summary = summarise(run.records, seed=plan.seed)
-    write_summary(summary, folder, run=run.configuration, engines=run.engines)
+    failures = count_failures(run.records)
+    write_summary(summary, folder, run=run.configuration, engines=run.engines, errors=failures)
     plotted = plot_object_counts(summary, folder / PLOT)
     console = out()
     for model, task in summary.pairs():
@@ -43,7 +46,7 @@ def report(plan: "Plan", run: "Run", folder: Path, examples: int, seconds: float
         console.print(table)
     console.print(_settings(plan))
     console.print(overview_table(summary))
-    for line in [*_unsteered(plan, summary), *_failed(summary)]:
+    for line in [*_unsteered(plan, summary), *_failed(failures)]:
         note(line)
     files = [RECORDS, SUMMARY, *([PLOT] if plotted else [])]
     console.print(
@@ -72,12 +75,12 @@ def _few_changed(records: "Iterable[Record]", count: int) -> "list[Record]":
     return kept
 
 
-def _failed(summary: "Summary") -> "Sequence[str]":
+def _failed(failures: "Iterable[Failures]") -> "Sequence[str]":
     """A sentence for every model and task with questions that could not be asked."""
     return [
         f"{e.errors} of {e.questions} questions of {e.task} failed with {e.model} and count in no "
         f"accuracy; the field error of records.jsonl says why, first: {e.first}"
-        for e in summary.errors
+        for e in failures
     ]
 
 

@@ -21,7 +21,8 @@ class Questions:
 
     samples: those that this run asks; of a shard, its own.
     shards: the shard of each question of the whole run, in its order; all 1 without shards.
-    identity: count, indices and prompts' hash of the whole run: equal for every shard.
+    identity: of the whole run, equal for every shard: how many questions, their places among all
+        of the task (or of the part, where parts are not drawn from one list), their prompts' hash.
     """
 
     samples: list[Sample]
@@ -38,7 +39,7 @@ def load_questions(task: Task, plan: Plan) -> Questions:
     """
     everything = task.load(None, plan.part)
     samples = replace(task, loader=lambda _: everything).load(plan.limit, plan.part)
-    places = {sample.id: index for index, sample in enumerate(everything)}
+    places = _places(task, plan, everything)
     shards = shard_of_each(samples, plan.shard.of if plan.shard else 1)
     own = plan.shard.number if plan.shard else 1
     return Questions(
@@ -50,6 +51,14 @@ def load_questions(task: Task, plan: Plan) -> Questions:
             "prompts_sha256": _prompts_digest(samples, plan),
         },
     )
+
+
+def _places(task: Task, plan: Plan, samples: Sequence[Sample]) -> dict[str, int]:
+    """The place of each question, by id: among all of the task's, or else of its part's."""
+    among_all = getattr(task, "indices", lambda part: None)(plan.part)
+    if among_all is None or len(among_all) != len(samples):
+        among_all = range(len(samples))
+    return {sample.id: index for sample, index in zip(samples, among_all, strict=True)}
 
 
 def run_configuration(plan: Plan, questions: dict[str, Questions]) -> dict[str, Any]:

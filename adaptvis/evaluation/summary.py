@@ -5,26 +5,18 @@ Tables and plots read the summary; nothing but this module counts records.
 
 import json
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from adaptvis.evaluation.environment import versions
+from adaptvis.evaluation.failures import Failures
 from adaptvis.evaluation.output import SUMMARY, write_atomically
-from adaptvis.evaluation.records import Record, by_question
+from adaptvis.evaluation.records import Record
 from adaptvis.evaluation.statistics import Gain, paired_gain, wilson_interval
 
-__all__ = [
-    "ALL",
-    "GROUPINGS",
-    "Accuracy",
-    "ErrorCount",
-    "PairedGain",
-    "Summary",
-    "summarise",
-    "write_summary",
-]
+__all__ = ["ALL", "GROUPINGS", "Accuracy", "PairedGain", "Summary", "summarise", "write_summary"]
 
 ALL = "all questions"
 
@@ -81,31 +73,12 @@ class PairedGain:
     gain: Gain
 
 
-@dataclass(frozen=True, slots=True)
-class ErrorCount:
-    """How many questions of a task a model could not be asked; `first` is the first error.
-
-    questions: those that failed among them.
-    """
-
-    model: str
-    task: str
-    questions: int
-    errors: int
-    first: str
-
-
 @dataclass(frozen=True)
 class Summary:
-    """All accuracies and gains of a run, in the order of its records.
-
-    errors: of every model and task where a question failed. Failed questions are in no accuracy
-        and no gain, under no method.
-    """
+    """All accuracies and gains of a run, in the order of its records."""
 
     accuracies: tuple[Accuracy, ...]
     gains: tuple[PairedGain, ...]
-    errors: tuple[ErrorCount, ...] = ()
 
     def pairs(self) -> list[tuple[str, str]]:
         """The (model, task) combinations of the run."""
@@ -127,12 +100,15 @@ class Summary:
 def summarise(records: Iterable[Record], *, seed: int = 0) -> Summary:
     """Accuracies of every method, and gains over the first method and over the one before.
 
+    Questions that could not be asked count in none of them.
+
     Args:
         seed: of the bootstrap.
     """
     by_pair: dict[tuple[str, str], dict[str, list[Record]]] = defaultdict(dict)
-    failed = _Failed()
-    for record in failed.left_out(records):
+    for record in records:
+        if record.error:
+            continue
         methods = by_pair[record.model, record.task]
         methods.setdefault(record.method, []).append(record)
     accuracies: list[Accuracy] = []
@@ -157,30 +133,7 @@ def summarise(records: Iterable[Record], *, seed: int = 0) -> Summary:
                     )
                     for name, reference in comparisons
                 ]
-    return Summary(tuple(accuracies), tuple(gains), failed.counts())
-
-
-class _Failed:
-    """Takes the questions that failed out of a stream of records, and counts them."""
-
-    def __init__(self) -> None:
-        self._asked: dict[tuple[str, str], int] = defaultdict(int)
-        self._errors: dict[tuple[str, str], list[str]] = defaultdict(list)
-
-    def left_out(self, records: Iterable[Record]) -> Iterator[Record]:
-        for question in by_question(records):
-            place = (question[0].model, question[0].task)
-            self._asked[place] += 1
-            if error := question[0].error:
-                self._errors[place].append(error)
-            else:
-                yield from question
-
-    def counts(self) -> tuple[ErrorCount, ...]:
-        return tuple(
-            ErrorCount(*place, self._asked[place], len(errors), errors[0])
-            for place, errors in self._errors.items()
-        )
+    return Summary(tuple(accuracies), tuple(gains))
 
 
 def _groups(
@@ -239,6 +192,7 @@ def write_summary(
     *,
     run: Mapping[str, Any],
     engines: Mapping[str, Mapping[str, str]],
+    errors: Iterable[Failures] = (),
 ) -> None:
     """Write `summary.json`: versions, configuration, errors, accuracies and gains.
 
@@ -250,7 +204,7 @@ def write_summary(
         "versions": versions(engines),
         "run": dict(run),
         "engines": engines,
-        "errors": [asdict(e) for e in summary.errors],
+        "errors": [asdict(e) for e in errors],
         "accuracies": [asdict(a) for a in summary.accuracies],
         "gains": [_gain_values(g) for g in summary.gains],
     }

@@ -14,6 +14,7 @@ from adaptvis.engine import Answer, Query
 from adaptvis.errors import AdaptVisWarning, ConfigError, DataError, PromptError
 from adaptvis.evaluation import ErrorLimit, ModelPlan, Record, evaluate, read_records
 from adaptvis.evaluation.asking import Asker, Request, first_batch_size
+from adaptvis.evaluation.failures import count_failures
 from adaptvis.evaluation.summary import summarise
 from adaptvis.tasks import Part, Sample, Task
 
@@ -101,7 +102,7 @@ def test_failed_questions_count_in_no_accuracy_and_no_gain(tmp_path: Path) -> No
         assert accuracy.questions == 98
         assert accuracy.accuracy == pytest.approx(sum(right) / 98)
     assert {g.gain.questions for g in summary.gains_of("one", "scripted")} == {98}
-    (count,) = summary.errors
+    (count,) = count_failures(records)
     assert (count.model, count.task, count.questions, count.errors) == ("one", "scripted", 100, 2)
     assert count.first.endswith("gone.png does not exist")
 
