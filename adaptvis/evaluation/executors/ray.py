@@ -8,6 +8,7 @@ import os
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 from adaptvis.engine import Engine
@@ -23,10 +24,18 @@ _BATCHES_PER_WORKER = 2
 
 
 class _Worker:
-    """What runs in a process of the cluster."""
+    """What runs in a process of the cluster; loads at the first call, also when started again.
+
+    An error of the constructor would reach the driver as a dead worker, without its kind.
+    """
 
     def __init__(self, load: Callable[[], Engine], batch_size: int | None) -> None:
-        self._asker = Asker(load(), batch_size)
+        self._load = load
+        self._batch_size = batch_size
+
+    @cached_property
+    def _asker(self) -> Asker:
+        return Asker(self._load(), self._batch_size)
 
     def describe(self) -> dict[str, str]:
         return {**self._asker.engine.describe(), "batch_size": str(self._asker.batch_size)}
@@ -90,7 +99,8 @@ class RayExecutor:
             num_cpus=min(1.0, cores / count), max_restarts=-1, **needs
         )
         self._workers = [worker.remote(load, batch_size) for _ in range(count)]
-        self._description = self._get(self._workers[0].describe.remote())
+        # All of them, so that they load at the same time and a failure is found now.
+        self._description = self._get([worker.describe.remote() for worker in self._workers])[0]
         self._batch_size = int(self._description["batch_size"])
 
     def ask(self, samples: Sequence[Sample], request: Request) -> Iterator[list[Outcome]]:
