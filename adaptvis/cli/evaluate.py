@@ -2,25 +2,25 @@
 
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
-from adaptvis.cli.console import note, out
-from adaptvis.errors import ConfigError
+from adaptvis.cli.console import note
+from adaptvis.errors import ConfigError, unknown_name
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from adaptvis.cli.models import Model
-    from adaptvis.evaluation import Plan, Run
-    from adaptvis.evaluation.summary import Summary
+    from adaptvis.evaluation.executors import Executor
+    from adaptvis.tasks import Part, Prompts, Task
 
 __all__ = ["evaluate_command"]
 
 DEFAULT_OUTPUT = Path("adaptvis-results")
 DEFAULT_TASKS = ("2ds", "2ds-prior-balanced", "2ds-prior-conflicting")
-PLOT = "accuracy_by_objects.png"
+EXECUTORS = ("local", "ray")
 
 
 def evaluate_command(
@@ -66,11 +66,29 @@ def evaluate_command(
     ] = "hf",
     dtype: Annotated[str, typer.Option(help="auto, float32, bfloat16 or float16.")] = "auto",
     batch_size: Annotated[
-        int | None,
+        str | None,
         typer.Option(
-            help="Questions per batch. Default: 300 for embedded models, 16 for others.",
+            help="Questions per batch, or auto; halved when memory does not suffice. "
+            "Default: 300 for embedded models, auto for others.",
             show_default=False,
         ),
+    ] = None,
+    part: Annotated[
+        str, typer.Option(help="Questions of the task: validation, test or all.")
+    ] = "test",
+    prompts: Annotated[
+        str,
+        typer.Option(help="chat (the model's chat template) or raw (the published prompt)."),
+    ] = "chat",
+    data: Annotated[
+        str | None,
+        typer.Option(
+            help="Folder with the task's published files, or a hub id.", show_default=False
+        ),
+    ] = None,
+    split: Annotated[
+        str | None,
+        typer.Option(help="How the task is split, where it has a choice.", show_default=False),
     ] = None,
     limit: Annotated[
         int | None,
@@ -91,6 +109,43 @@ def evaluate_command(
     resume: Annotated[
         bool, typer.Option("--resume", help="Finish the interrupted run in the output folder.")
     ] = False,
+    max_errors: Annotated[
+        str,
+        typer.Option(
+            help="Stop when more questions of a task fail (an image that cannot be read): "
+            "a share such as 5%, or a number.",
+        ),
+    ] = "5%",
+    shard: Annotated[
+        str | None,
+        typer.Option(help="Ask only part I of N, as I/N, for one of N machines."),
+    ] = None,
+    merge: Annotated[
+        list[Path] | None,
+        typer.Option(
+            help="Folder of a shard. Repeatable: with the options of the shards, and one --merge "
+            "for each of them, put them together instead of asking a model.",
+            show_default=False,
+        ),
+    ] = None,
+    executor: Annotated[
+        str, typer.Option(help="Where the model runs: local, or ray (a Ray cluster's workers).")
+    ] = "local",
+    ray_address: Annotated[
+        str | None,
+        typer.Option(
+            envvar="RAY_ADDRESS",
+            help="An existing Ray cluster. Default: one on this machine.",
+            show_default=False,
+        ),
+    ] = None,
+    workers: Annotated[
+        int | None,
+        typer.Option(
+            help="Copies of the model on the Ray cluster. Default: one per GPU, or per CPU core.",
+            show_default=False,
+        ),
+    ] = None,
     seed: Annotated[int, typer.Option(help="Of the bootstrap intervals.")] = 0,
     examples: Annotated[int, typer.Option(help="Show so many answers that changed.")] = 5,
     trust_remote_code: Annotated[
@@ -113,33 +168,45 @@ def evaluate_command(
     * `adaptvis eval -m llava-hf/llava-1.5-7b-hf -t mine.jsonl --dtype bfloat16`
     * `adaptvis eval --engine vllm -m llava-hf/llava-1.5-7b-hf -t mine.jsonl`
     * `adaptvis eval --method baseline --method '{"method": "scalingvis", "alpha": 2}'`
+    * `adaptvis eval --shard 1/2 -o one`, elsewhere `--shard 2/2 -o two`, and then
+      `adaptvis eval --merge one --merge two`
     """
+    from adaptvis.cli.evaluation_report import report
     from adaptvis.cli.methods import methods_for
     from adaptvis.cli.models import CONVERGED, SHORTCUT, check_engine, load_engine, resolve_model
     from adaptvis.cli.progress import Bars
-    from adaptvis.evaluation import ModelPlan, Plan, evaluate
+    from adaptvis.evaluation import ErrorLimit, ModelPlan, Plan, Shard, evaluate
+    from adaptvis.evaluation import merge as merge_shards
     from adaptvis.evaluation.output import check_output
-    from adaptvis.tasks import get_task
 
     check_engine(engine, dtype)
     if examples < 0:
         raise ConfigError(f"The number of examples must not be negative, got {examples}")
-    tasks = tuple(get_task(name) for name in task or DEFAULT_TASKS)
+    most_errors = ErrorLimit.parse(max_errors)
+    running = _executor(executor, ray_address, workers)
+    tasks = _tasks(task or DEFAULT_TASKS, data=data, split=split)
     models = [resolve_model(text) for text in model or (CONVERGED, SHORTCUT)]
     plan = Plan(
         models=tuple(
             ModelPlan(m.name, m.source, methods_for(m, method or (), preset or ())) for m in models
         ),
         tasks=tasks,
-        batch_size=_default_batch_size(models) if batch_size is None else batch_size,
+        batch_size=_batch_size(batch_size, models),
         limit=limit,
+        part=cast("Part", part),
         seed=seed,
-        settings=(("engine", engine), ("dtype", dtype)),
+        prompts=cast("Prompts", prompts),
+        shard=Shard.parse(shard) if shard else None,
+        settings=_given(engine=engine, dtype=dtype, data=data, split=split),
     )
     folder = output or _default_output(resume)
     check_output(folder, resume=resume)
 
     started = time.monotonic()
+    if merge:
+        run = merge_shards(plan, merge, folder, resume=resume)
+        report(plan, run, folder, examples, time.monotonic() - started)
+        return
     try:
         with Bars() as bars:
             run = evaluate(
@@ -150,17 +217,54 @@ def evaluate_command(
                 folder,
                 resume=resume,
                 progress=lambda m, t, done, total: bars.show(f"{m}  {t}", done, total),
+                max_errors=most_errors,
+                executor=running,
             )
     except KeyboardInterrupt:
         note(f"interrupted; finish with the same options and --resume --output {folder}")
         raise typer.Exit(130) from None
-    _report(plan, run, folder, examples, time.monotonic() - started)
+    report(plan, run, folder, examples, time.monotonic() - started)
 
 
-def _default_batch_size(models: "Sequence[Model]") -> int:
+def _tasks(names: "Sequence[str]", **options: str | None) -> "tuple[Task, ...]":
+    from adaptvis.tasks import get_task
+
+    given = dict(_given(**options))
+    # Only what was typed: most tasks come with the package and take none of these.
+    find: Callable[..., Task] = get_task
+    return tuple(find(name, **given) for name in names)
+
+
+def _given(**options: str | None) -> tuple[tuple[str, str], ...]:
+    return tuple((name, value) for name, value in options.items() if value is not None)
+
+
+def _batch_size(text: str | None, models: "Sequence[Model]") -> int | None:
+    """Questions per batch; None finds the size."""
     from adaptvis.cli.models import embedded_models
 
-    return 300 if all(model.name in embedded_models() for model in models) else 16
+    if text is None:
+        return 300 if all(model.name in embedded_models() for model in models) else None
+    if text == "auto":
+        return None
+    try:
+        return int(text)
+    except ValueError:
+        raise ConfigError(f"--batch-size takes a number or auto, got {text!r}") from None
+
+
+def _executor(name: str, ray_address: str | None, workers: int | None) -> "Executor":
+    if name not in EXECUTORS:
+        raise ConfigError(unknown_name("executor", name, EXECUTORS))
+    if name == "ray":
+        from adaptvis.evaluation.executors.ray import RayExecutor
+
+        return RayExecutor(ray_address, workers=workers)
+    from adaptvis.evaluation.executors import LocalExecutor
+
+    if workers is not None:
+        raise ConfigError("--workers counts the workers of --executor ray; add it, or leave both")
+    return LocalExecutor()
 
 
 def _default_output(resume: bool) -> Path:
@@ -172,71 +276,3 @@ def _default_output(resume: bool) -> Path:
     while (candidate := DEFAULT_OUTPUT.with_name(f"{DEFAULT_OUTPUT.name}-{number}")).is_dir():
         newest, number = candidate, number + 1
     return newest
-
-
-def _report(plan: "Plan", run: "Run", folder: Path, examples: int, seconds: float) -> None:
-    from adaptvis.evaluation.output import RECORDS, SUMMARY
-    from adaptvis.evaluation.plots import plot_object_counts
-    from adaptvis.evaluation.summary import summarise, write_summary
-    from adaptvis.evaluation.tables import examples_table, overview_table, plain, report
-
-    summary = summarise(run.records, seed=plan.seed)
-    write_summary(summary, folder, run=plan.to_dict(), engines=run.engines)
-    plotted = plot_object_counts(summary, folder / PLOT)
-    console = out()
-    for model, task in summary.pairs():
-        console.print(report(summary, model, task))
-    if examples and (table := examples_table(run.records, examples)).row_count:
-        console.print(table)
-    console.print(_settings(plan))
-    console.print(overview_table(summary))
-    for line in _unsteered(plan, summary):
-        note(line)
-    files = [RECORDS, SUMMARY, *([PLOT] if plotted else [])]
-    console.print(
-        f"{len(run.records)} answers in {seconds:.0f} s. Written to ",
-        plain(str(folder), 500),
-        "/: ",
-        ", ".join(files),
-        sep="",
-        soft_wrap=True,
-    )
-
-
-def _settings(plan: "Plan") -> object:
-    """The steering parameters of every method that was run."""
-    from rich import box
-    from rich.table import Table
-    from rich.text import Text
-
-    from adaptvis.evaluation.tables import plain
-
-    table = Table(title=Text("Settings", style="bold"), box=box.SIMPLE_HEAD, title_justify="left")
-    for header in ("model", "method", "parameters"):
-        table.add_column(header)
-    for model in plan.models:
-        for method in model.methods:
-            if method.config is None:
-                continue
-            values = method.config.to_dict()
-            values.pop("method")
-            if values.get("rows") == "last_prompt_token":
-                values.pop("rows")
-            parameters = ", ".join(f"{k} {_value(v)}" for k, v in values.items())
-            table.add_row(plain(model.name), plain(method.name), plain(parameters, 200))
-    return table
-
-
-def _value(value: object) -> str:
-    return ",".join(map(str, value)) if isinstance(value, list) else f"{value}"
-
-
-def _unsteered(plan: "Plan", summary: "Summary") -> "Sequence[str]":
-    """A sentence for every method whose steered pass did not run for some questions."""
-    steering = {(m.name, method.name) for m in plan.models for method in m.methods if method.config}
-    return [
-        f"{a.method} was not applied to {1 - a.applied:.0%} of {a.task} ({a.model}); the field "
-        "reason of records.jsonl says why"
-        for a in summary.accuracies
-        if a.grouping == "all" and a.applied < 1 and (a.model, a.method) in steering
-    ]

@@ -17,6 +17,7 @@ __all__ = [
     "RUN",
     "SUMMARY",
     "check_output",
+    "differences",
     "fresh_folder",
     "prepare_output",
     "write_atomically",
@@ -103,7 +104,7 @@ def prepare_output(folder: Path, run: Mapping[str, Any], *, resume: bool) -> Non
             "another --output"
         ) from None
     if found != wanted:
-        changes = "; ".join(_differences(found, wanted))
+        changes = "; ".join(differences(found, wanted))
         raise ConfigError(
             f"The run in {folder} was started with another configuration ({changes}); repeat "
             "the same options, or choose another --output"
@@ -119,20 +120,22 @@ def _held(folder: Path) -> set[str]:
     return names
 
 
-def _differences(found: Any, wanted: Any, path: str = "", most: int = 3) -> list[str]:
-    """Where two JSON values differ, as short texts."""
+def differences(found: Any, wanted: Any, path: str = "", most: int = 3) -> list[str]:
+    """Where two JSON values differ, as up to `most` short texts; none where they are equal."""
+    if found == wanted:
+        return []
     if isinstance(found, dict) and isinstance(wanted, dict):
         texts = []
         for key in sorted(set(found) | set(wanted)):
             if found.get(key) != wanted.get(key):
                 step = f"{path}.{key}" if path else key
-                texts += _differences(found.get(key), wanted.get(key), step, most)
+                texts += differences(found.get(key), wanted.get(key), step, most)
         return texts[:most]
     if isinstance(found, list) and isinstance(wanted, list) and len(found) == len(wanted):
         texts = []
         for index, pair in enumerate(zip(found, wanted, strict=True)):
             if pair[0] != pair[1]:
-                texts += _differences(*pair, f"{path}[{index}]", most)
+                texts += differences(*pair, f"{path}[{index}]", most)
         return texts[:most]
     return [f"{path or 'run'} was {_short(found)}, now {_short(wanted)}"]
 

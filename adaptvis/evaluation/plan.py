@@ -8,8 +8,9 @@ from typing import Any
 
 from adaptvis import __version__
 from adaptvis.config import SteeringConfig
-from adaptvis.errors import ConfigError
-from adaptvis.tasks import Part, Prompts, Task
+from adaptvis.errors import ConfigError, unknown_name
+from adaptvis.evaluation.shards import Shard
+from adaptvis.tasks import PARTS, PROMPTS, Part, Prompts, Task
 
 __all__ = ["Method", "ModelPlan", "Plan", "fingerprint"]
 
@@ -39,26 +40,33 @@ class ModelPlan:
 
 @dataclass(frozen=True)
 class Plan:
-    """Everything that decides a run's records.
+    """Everything that decides a run's records, and the batch size, which decides nothing.
 
+    batch_size: questions per batch; None finds one that fits memory.
+    shard: ask only this part of the questions.
     settings: engine, dtype and whatever else the caller used to load the models; kept with the
         results and compared on resume.
     """
 
     models: tuple[ModelPlan, ...]
     tasks: tuple[Task, ...]
-    batch_size: int = 64
+    batch_size: int | None = 64
     limit: int | None = None
     part: Part = "test"
     seed: int = 0
     prompts: Prompts = "chat"
+    shard: Shard | None = None
     settings: tuple[tuple[str, str], ...] = ()
 
     def __post_init__(self) -> None:
-        if self.batch_size < 1:
+        if self.batch_size is not None and self.batch_size < 1:
             raise ConfigError(f"The batch size must be at least 1, got {self.batch_size}")
         if self.limit is not None and self.limit < 1:
             raise ConfigError(f"The limit must be at least 1 question, got {self.limit}")
+        if self.part not in PARTS:
+            raise ConfigError(unknown_name("part", self.part, PARTS))
+        if self.prompts not in PROMPTS:
+            raise ConfigError(unknown_name("prompts", self.prompts, PROMPTS))
         if self.seed < 0:
             raise ConfigError(f"The seed must not be negative, got {self.seed}")
         _distinct("model", [m.name for m in self.models])
@@ -67,7 +75,7 @@ class Plan:
             _distinct(f"method of model {model.name!r}", [m.name for m in model.methods])
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values, the content of `run.json`."""
+        """Plain values for `run.json`."""
         return {
             "adaptvis": __version__,
             "models": [
@@ -79,12 +87,15 @@ class Plan:
                 }
                 for m in self.models
             ],
-            "tasks": [{"name": t.name, "source": t.source} for t in self.tasks],
+            "tasks": [
+                {"name": t.name, "source": t.source, "max_new_tokens": t.max_new_tokens}
+                for t in self.tasks
+            ],
             "part": self.part,
             "limit": self.limit,
-            "batch_size": self.batch_size,
             "seed": self.seed,
             "prompts": self.prompts,
+            "shard": str(self.shard) if self.shard else None,
             **dict(self.settings),
         }
 

@@ -3,8 +3,9 @@
 import json
 import math
 import os
-from collections.abc import Iterable
-from dataclasses import asdict, dataclass, fields
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict, dataclass, fields, replace
+from itertools import groupby
 from pathlib import Path
 from typing import IO, Any
 
@@ -12,7 +13,16 @@ from adaptvis.engine import Answer
 from adaptvis.errors import DataError, OutputError
 from adaptvis.tasks import Grade, Sample
 
-__all__ = ["Record", "RecordFile", "read_records"]
+__all__ = [
+    "Record",
+    "RecordFile",
+    "StoredRecords",
+    "by_question",
+    "iterate_records",
+    "read_records",
+]
+
+_BLOCK = 2**16
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,6 +32,7 @@ class Record:
     confidence: largest softmax probability of the first token, unsteered; None if not finite.
     score: points under the task's published rule, 0 to 1. tags: of the sample.
     alpha: the coefficient used, 1 where nothing was steered; `applied` and `reason` say why.
+    error: why the question was not answered, by any method; such a record counts in no accuracy.
     """
 
     id: str
@@ -44,6 +55,7 @@ class Record:
     agrees_with_prior: bool | None
     score: float
     tags: dict[str, str]
+    error: str = ""
 
     @classmethod
     def of(
@@ -73,6 +85,14 @@ class Record:
             tags=dict(sample.tags),
         )
 
+    @classmethod
+    def failed(cls, sample: Sample, error: str, *, task: str, model: str, method: str) -> "Record":
+        """The record of a question that could not be answered, for one of its methods."""
+        nothing = Answer("", (), math.nan, 1.0, False)
+        grade = Grade(correct=False, strict=False, in_candidates=False)
+        record = cls.of(sample, nothing, grade, task=task, model=model, method=method)
+        return replace(record, error=error)
+
     @property
     def key(self) -> tuple[str, str, str, str]:
         """What identifies a record within a run: model, task, sample and method."""
@@ -95,34 +115,52 @@ class Record:
         return cls(**(value | {"gold": tuple(value["gold"])}))
 
 
-def read_records(path: str | Path) -> list[Record]:
-    """All records of a file, in order.
+def iterate_records(path: str | Path) -> Iterator[Record]:
+    """The records of a file, one at a time, so that a long run's need not fit in memory.
 
     Raises:
         DataError: the file cannot be read, or a line is not a record; the message names it.
     """
-    path = Path(path)
-    try:
-        content = path.read_bytes()
-    except OSError as error:
-        raise DataError(f"The records {path} cannot be read: {error.strerror}") from None
-    records = []
-    for number, line in enumerate(content.split(b"\n")[:-1], start=1):
-        try:
-            records.append(Record.from_line(line.decode("utf-8")))
-        except (ValueError, TypeError):
-            raise DataError(f"{path}, line {number}: not a record of adaptvis") from None
-    return records
+    for record, _ in _with_ends(Path(path)):
+        yield record
+
+
+def read_records(path: str | Path) -> list[Record]:
+    """All records of a file, in order.
+
+    Raises:
+        DataError: see :func:`iterate_records`.
+    """
+    return list(iterate_records(path))
+
+
+def by_question(records: Iterable[Record]) -> Iterator[list[Record]]:
+    """Neighbouring records of one model, task and question: one per method."""
+    for _, group in groupby(records, key=lambda r: (r.model, r.task, r.id)):
+        yield list(group)
+
+
+@dataclass(frozen=True)
+class StoredRecords:
+    """The records of a finished run, read from its file again each time they are gone through."""
+
+    path: Path
+    count: int
+
+    def __iter__(self) -> Iterator[Record]:
+        return iterate_records(self.path)
+
+    def __len__(self) -> int:
+        return self.count
 
 
 class RecordFile:
     """The growing `records.jsonl` of one run; open it once, append batches, close it.
 
-    A killed process leaves whole lines and at most one torn last line. Opening cuts that off and
-    :attr:`records` holds the rest. The file is locked, so that two processes cannot resume into it.
+    A killed process leaves whole lines and at most one torn last line, which opening cuts off.
+    The file is locked, so that two processes cannot resume into it.
 
     Raises:
-        DataError: a whole line is not a record.
         OutputError: the file cannot be opened, or another process writes it.
     """
 
@@ -135,29 +173,32 @@ class RecordFile:
         try:
             self._lock()
             self._cut_torn_line()
-            self.records = read_records(self.path)
         except BaseException:
             self._file.close()
             raise
 
     def append(self, records: Iterable[Record]) -> None:
         """Write a batch; on return it is on disk."""
-        new = list(records)
         try:
-            self._file.write("".join(r.to_line() for r in new).encode("utf-8"))
+            self._file.write("".join(r.to_line() for r in records).encode("utf-8"))
             self._sync()
         except OSError as error:
             raise OutputError(
                 f"Cannot write {self.path}: {error.strerror}; make room and go on with --resume"
             ) from None
-        self.records.extend(new)
 
-    def keep(self, count: int) -> None:
-        """Drop all but the first `count` records, on disk too."""
-        size = sum(len(r.to_line().encode("utf-8")) for r in self.records[:count])
+    def stored(self) -> Iterator[tuple[Record, int]]:
+        """The records on disk, each with the number of bytes up to its end.
+
+        Raises:
+            DataError: a line is not a record.
+        """
+        return _with_ends(self.path)
+
+    def keep(self, size: int) -> None:
+        """Drop everything behind the first `size` bytes."""
         self._file.truncate(size)
         self._sync()
-        del self.records[count:]
 
     def close(self) -> None:
         self._file.close()
@@ -173,12 +214,18 @@ class RecordFile:
         os.fsync(self._file.fileno())
 
     def _cut_torn_line(self) -> None:
-        self._file.seek(0)
-        content = self._file.read()
-        whole = content.rfind(b"\n") + 1
-        if whole < len(content):
-            self._file.truncate(whole)
-            self._sync()
+        size = self._file.seek(0, os.SEEK_END)
+        whole = size
+        while whole:
+            start = max(0, whole - _BLOCK)
+            self._file.seek(start)
+            newline = self._file.read(whole - start).rfind(b"\n")
+            if newline >= 0:
+                whole = start + newline + 1
+                break
+            whole = start
+        if whole < size:
+            self.keep(whole)
 
     def _lock(self) -> None:
         try:
@@ -191,3 +238,21 @@ class RecordFile:
             raise OutputError(f"Another process is writing {self.path}") from None
         except OSError:  # some network file systems have no locks
             return
+
+
+def _with_ends(path: Path) -> Iterator[tuple[Record, int]]:
+    try:
+        file = open(path, "rb")  # noqa: SIM115 (the with is below: an error of a caller is no OSError)
+    except OSError as error:
+        raise DataError(f"The records {path} cannot be read: {error.strerror}") from None
+    end = 0
+    with file:
+        for number, line in enumerate(file, start=1):
+            if not line.endswith(b"\n"):
+                return
+            end += len(line)
+            try:
+                record = Record.from_line(line.decode("utf-8"))
+            except (ValueError, TypeError):
+                raise DataError(f"{path}, line {number}: not a record of adaptvis") from None
+            yield record, end

@@ -1,50 +1,47 @@
 """Ask every question of every task to every model, once per method, and write the records.
 
-Records are written in one fixed order, batch after batch, and methods of a batch share one
-prefill. A resumed run drops an incomplete last batch and asks it again with the same batch
-boundaries, so that an interrupted run ends in exactly the records of an uninterrupted one.
+Records are written in one fixed order, question after question with one record per method, so
+that neither the batch size nor an interruption shows in them.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
+from functools import partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from adaptvis.engine import Engine
 from adaptvis.errors import DataError
+from adaptvis.evaluation.asking import Outcome, Request
+from adaptvis.evaluation.error_limit import ErrorLimit
+from adaptvis.evaluation.executors import Executor, LocalExecutor
 from adaptvis.evaluation.output import RECORDS, check_output, prepare_output
 from adaptvis.evaluation.plan import ModelPlan, Plan
-from adaptvis.evaluation.records import Record, RecordFile
-from adaptvis.tasks import Prompts, Sample, Task
+from adaptvis.evaluation.questions import load_questions, run_configuration
+from adaptvis.evaluation.records import Record, RecordFile, StoredRecords
+from adaptvis.evaluation.resume import Point, resume_points
+from adaptvis.tasks import Sample, Task
 
-__all__ = ["Run", "evaluate"]
+__all__ = ["Progress", "Run", "evaluate"]
 
 Progress = Callable[[str, str, int, int], None]
 """Called with model, task, questions done, questions in all."""
 
 
 class Run(NamedTuple):
-    """Records of a finished run, and what each engine said of itself, by model name.
+    """A finished run.
 
-    A model whose records were all there before needed no engine and has no description.
+    records: in their file, read anew each time they are gone through.
+    engines: what each engine said of itself, by model name. A model whose records were all there
+        before needed no engine and has no description.
+    configuration: the content of `run.json`.
+    samples: what was asked, by task name.
     """
 
-    records: list[Record]
+    records: StoredRecords
     engines: dict[str, dict[str, str]]
-
-
-class _Batch(NamedTuple):
-    model: ModelPlan
-    task: Task
-    samples: list[Sample]
-    done: int
-    total: int
-
-    def keys(self) -> list[tuple[str, str, str, str]]:
-        return [
-            (self.model.name, self.task.name, sample.id, method.name)
-            for sample in self.samples
-            for method in self.model.methods
-        ]
+    configuration: dict[str, Any]
+    samples: dict[str, list[Sample]]
 
 
 def evaluate(
@@ -54,83 +51,104 @@ def evaluate(
     *,
     resume: bool = False,
     progress: Progress | None = None,
+    max_errors: ErrorLimit | None = None,
+    executor: Executor | None = None,
 ) -> Run:
     """Run the plan and write `run.json` and `records.jsonl` to the folder `output`.
 
-    The output is checked and every sample is loaded before the first engine is.
+    The output is checked and every sample is loaded before the first engine is. A question whose
+    image cannot be read, or which the engine refuses, is recorded with the error.
+
+    Args:
+        max_errors: per model and task; default 5 %.
+        executor: where the engines run; default this process.
 
     Raises:
         OutputError, ConfigError: see :func:`adaptvis.evaluation.output.prepare_output`.
-        DataError: a task cannot be loaded, or the records to resume are of another run.
+        DataError: a task cannot be loaded, the records to resume are of another run, or more
+            questions failed than allowed; what was written until then is kept.
     """
     check_output(output, resume=resume)
-    samples = {task.name: task.load(plan.limit, plan.part) for task in plan.tasks}
-    prepare_output(output, plan.to_dict(), resume=resume)
+    questions = {task.name: load_questions(task, plan) for task in plan.tasks}
+    configuration = run_configuration(plan, questions)
+    prepare_output(output, configuration, resume=resume)
+    samples = {name: of_task.samples for name, of_task in questions.items()}
     engines: dict[str, dict[str, str]] = {}
-    loaded: tuple[str, Engine] | None = None
-    with RecordFile(output / RECORDS) as file:
-        batches = list(_batches(plan, samples))
-        finished = _resume_point(file, batches)
-        for index, batch in enumerate(batches):
-            if index >= finished:
-                if loaded is None or loaded[0] != batch.model.name:
-                    loaded = None  # lets go of the last model's memory first
-                    loaded = (batch.model.name, load_engine(batch.model))
-                    description = {**loaded[1].describe(), "model": batch.model.name}
-                    engines[batch.model.name] = description
-                file.append(_ask(loaded[1], batch, plan.prompts))
-            if progress:
-                done = batch.done + len(batch.samples)
-                progress(batch.model.name, batch.task.name, done, batch.total)
-        return Run(list(file.records), engines)
+    written = 0
+    with RecordFile(output / RECORDS) as file, closing(executor or LocalExecutor()) as running:
+        points = resume_points(file, plan, samples)
+        for model in plan.models:
+            for task in plan.tasks:
+                of_task, point = samples[task.name], points[model.name, task.name]
+                errors = _Errors(model, task, len(of_task), max_errors or ErrorLimit(), point)
+                done = point.done
+                if progress and done:
+                    progress(model.name, task.name, done, len(of_task))
+                if done < len(of_task) and model.name not in engines:
+                    running.open(partial(load_engine, model), plan.batch_size)
+                for records in _asked(running, plan, model, task, of_task, done):
+                    errors.count(records)
+                    file.append(records)
+                    done += len(records) // len(model.methods)
+                    if progress:
+                        progress(model.name, task.name, done, len(of_task))
+                    engines[model.name] = {**running.describe(), "model": model.name}
+                written += done * len(model.methods)
+    return Run(StoredRecords(output / RECORDS, written), engines, configuration, samples)
 
 
-def _batches(plan: Plan, samples: dict[str, list[Sample]]) -> Iterator[_Batch]:
-    for model in plan.models:
-        for task in plan.tasks:
-            of_task = samples[task.name]
-            for start in range(0, len(of_task), plan.batch_size):
-                part = of_task[start : start + plan.batch_size]
-                yield _Batch(model, task, part, start, len(of_task))
-
-
-def _resume_point(file: RecordFile, batches: list[_Batch]) -> int:
-    """How many batches are complete on disk; an incomplete one behind them is dropped."""
-    kept = 0
-    for index, batch in enumerate(batches):
-        keys = batch.keys()
-        found = [r.key for r in file.records[kept : kept + len(keys)]]
-        if found != keys[: len(found)]:
-            raise DataError(
-                f"{file.path} does not hold the records of this run in their order; choose "
-                "another --output"
-            )
-        if len(found) < len(keys):
-            file.keep(kept)
-            return index
-        kept += len(keys)
-    if kept < len(file.records):
-        raise DataError(
-            f"{file.path} holds more records than this run has; choose another --output"
-        )
-    return len(batches)
-
-
-def _ask(engine: Engine, batch: _Batch, prompts: Prompts) -> list[Record]:
-    answers = engine.answer(
-        [sample.query(prompts) for sample in batch.samples],
-        [method.config for method in batch.model.methods],
-        max_new_tokens=batch.task.max_new_tokens,
+def _asked(
+    executor: Executor,
+    plan: Plan,
+    model: ModelPlan,
+    task: Task,
+    samples: Sequence[Sample],
+    done: int,
+) -> Iterator[list[Record]]:
+    """The records of the samples behind the first `done`, batch after batch."""
+    if done == len(samples):
+        return
+    # A model's last digits depend on what else is in the batch. With a batch begun before, the
+    # rest comes out as it would have.
+    start = done - done % plan.batch_size if plan.batch_size else done
+    request = Request(
+        tuple(method.config for method in model.methods), task.max_new_tokens, plan.prompts
     )
-    return [
-        Record.of(
-            sample,
-            answers[m][s],
-            batch.task.grade(sample, answers[m][s].text),
-            task=batch.task.name,
-            model=batch.model.name,
-            method=method.name,
-        )
-        for s, sample in enumerate(batch.samples)
-        for m, method in enumerate(batch.model.methods)
-    ]
+    for outcomes in executor.ask(samples[start:], request):
+        pairs = list(zip(samples[start : start + len(outcomes)], outcomes, strict=True))
+        fresh = pairs[max(0, done - start) :]
+        start += len(outcomes)
+        if fresh:
+            yield [r for sample, outcome in fresh for r in _records(sample, outcome, task, model)]
+
+
+def _records(sample: Sample, outcome: Outcome, task: Task, model: ModelPlan) -> Iterator[Record]:
+    for index, method in enumerate(model.methods):
+        names = {"task": task.name, "model": model.name, "method": method.name}
+        if outcome.error:
+            yield Record.failed(sample, outcome.error, **names)
+        else:
+            answer = outcome.answers[index]
+            yield Record.of(sample, answer, task.grade(sample, answer.text), **names)
+
+
+class _Errors:
+    """Counts the questions of one model and task that failed, and stops when they are too many."""
+
+    def __init__(
+        self, model: ModelPlan, task: Task, questions: int, limit: ErrorLimit, point: Point
+    ) -> None:
+        self._model, self._task, self._questions, self._limit = model, task, questions, limit
+        self._found, self._first = point.errors, point.first_error
+
+    def count(self, records: Sequence[Record]) -> None:
+        failed = [r.error for r in records[:: len(self._model.methods)] if r.error]
+        self._found += len(failed)
+        self._first = self._first or next(iter(failed), "")
+        if failed and self._found > self._limit.allowed(self._questions):
+            raise DataError(
+                f"{self._found} of the {self._questions} questions of task {self._task.name!r} "
+                f"failed with model {self._model.name!r}, more than --max-errors {self._limit} "
+                f"allows; mend the data and go on with --resume, or allow more; the first "
+                f"error: {self._first}"
+            )

@@ -10,6 +10,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from adaptvis.evaluation.environment import versions
+from adaptvis.evaluation.failures import Failures
 from adaptvis.evaluation.output import SUMMARY, write_atomically
 from adaptvis.evaluation.records import Record
 from adaptvis.evaluation.statistics import Gain, paired_gain, wilson_interval
@@ -98,11 +100,15 @@ class Summary:
 def summarise(records: Iterable[Record], *, seed: int = 0) -> Summary:
     """Accuracies of every method, and gains over the first method and over the one before.
 
+    Questions that could not be asked count in none of them.
+
     Args:
         seed: of the bootstrap.
     """
     by_pair: dict[tuple[str, str], dict[str, list[Record]]] = defaultdict(dict)
     for record in records:
+        if record.error:
+            continue
         methods = by_pair[record.model, record.task]
         methods.setdefault(record.method, []).append(record)
     accuracies: list[Accuracy] = []
@@ -186,15 +192,19 @@ def write_summary(
     *,
     run: Mapping[str, Any],
     engines: Mapping[str, Mapping[str, str]],
+    errors: Iterable[Failures] = (),
 ) -> None:
-    """Write `summary.json`: configuration, versions, accuracies and gains.
+    """Write `summary.json`: versions, configuration, errors, accuracies and gains.
 
     Engine descriptions of an earlier, interrupted part of the run are kept.
     """
     path = folder / SUMMARY
+    engines = {**_earlier_engines(path), **engines}
     value = {
+        "versions": versions(engines),
         "run": dict(run),
-        "engines": {**_earlier_engines(path), **engines},
+        "engines": engines,
+        "errors": [asdict(e) for e in errors],
         "accuracies": [asdict(a) for a in summary.accuracies],
         "gains": [_gain_values(g) for g in summary.gains],
     }

@@ -1,15 +1,17 @@
 """The commands on a real model."""
 
+import dataclasses
 import json
 from pathlib import Path
 
 import pytest
-from cli.conftest import Adaptvis
+from cli.conftest import Adaptvis, assert_one_sentence
 from PIL import Image
 
 from adaptvis.cli.models import CONVERGED, SHORTCUT
 from adaptvis.evaluation import read_records
 from adaptvis.presets import load_model_presets
+from adaptvis.tasks import Task, get_task
 
 
 def test_help_and_version(adaptvis: Adaptvis) -> None:
@@ -149,3 +151,89 @@ def _presets(name: str) -> dict[str, object]:
     from adaptvis.cli.models import embedded_models
 
     return dict(load_model_presets(embedded_models()[name]))
+
+
+def test_eval_says_which_questions_failed(
+    adaptvis: Adaptvis, model_folder: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    entries = []
+    for index in range(6):
+        Image.new("RGB", (64, 64), (40 * index, 0, 0)).save(tmp_path / f"{index}.png")
+        entries.append({"image": f"{index}.png", "question": "Where?", "answer": "left"})
+    (tmp_path / "mine.jsonl").write_text("\n".join(map(json.dumps, entries)))
+    samples = get_task(str(tmp_path / "mine.jsonl")).load()
+    # The questions were read, and then a picture breaks.
+    (tmp_path / "3.png").write_bytes((tmp_path / "3.png").read_bytes()[:60])
+    task = Task("mine", "", lambda part: samples, source="mine")
+    monkeypatch.setattr("adaptvis.tasks.get_task", lambda name: task)
+    run = ("eval", "-m", model_folder, "-t", "mine", "--method", "baseline", "--method", "adaptvis")
+    result = adaptvis(*run, "-o", "out")
+    assert result.code == 0, result.err
+    records = read_records(Path("out/records.jsonl"))
+    assert [bool(r.error) for r in records] == [i in (6, 7) for i in range(12)]
+    note = next(line for line in result.err.splitlines() if "failed" in line)
+    assert note.startswith("note: 1 of 6 questions of mine failed with random-tiny")
+    assert "3.png cannot be read" in note
+    summary = json.loads(Path("out/summary.json").read_text())
+    (failures,) = summary["errors"]
+    assert (failures["task"], failures["questions"], failures["errors"]) == ("mine", 6, 1)
+    assert {a["questions"] for a in summary["accuracies"]} == {5}
+    assert set(summary["versions"]) == {"python", "adaptvis", "torch", "transformers"}
+    assert summary["run"]["questions"]["mine"]["indices"] == "0-5"
+    assert len(summary["run"]["questions"]["mine"]["prompts_sha256"]) == 64
+    assert_one_sentence(adaptvis(*run, "-o", "none", "--max-errors", "0"), "1 of the 6", "3.png")
+    assert Path("none/records.jsonl").is_file()
+
+
+def test_shards_merge_into_the_unsharded_run(adaptvis: Adaptvis, model_folder: Path) -> None:
+    run = (
+        *("eval", "-m", model_folder, "-t", "2ds", "--limit", 12, "--batch-size", 1),
+        *("--method", "baseline"),
+    )
+    assert adaptvis(*run, "-o", "whole").code == 0
+    for number in (1, 2):
+        assert adaptvis(*run, "--shard", f"{number}/2", "-o", number).code == 0
+    merged = adaptvis(*run, "--merge", "2", "--merge", "1", "-o", "merged")
+    assert merged.code == 0, merged.err
+    assert "12 answers" in merged.out
+    for name in ("records.jsonl", "summary.json", "run.json"):
+        assert Path("merged", name).read_bytes() == Path("whole", name).read_bytes()
+    assert_one_sentence(adaptvis(*run, "--merge", "2", "-o", "x"), "shards 1/2 are missing")
+
+
+def test_the_batch_size_does_not_change_the_answers(adaptvis: Adaptvis, model_folder: Path) -> None:
+    run = ("eval", "-m", SHORTCUT, "-t", "2ds", "--limit", 24)
+    found = {}
+    for batch_size in (1, 7, 64, "auto"):
+        folder = Path(f"batches-{batch_size}")
+        result = adaptvis(*run, "--batch-size", batch_size, "-o", folder)
+        assert result.code == 0, result.err
+        found[batch_size] = read_records(folder / "records.jsonl")
+        engines = json.loads((folder / "summary.json").read_text())["engines"]
+        assert engines[SHORTCUT]["batch_size"] == str({"auto": 16}.get(batch_size, batch_size))
+    assert len({r.answer for r in found[1]}) > 3
+    assert len({r.method for r in found[1]}) == 4
+    for other in (7, 64, "auto"):
+        for one, record in zip(found[1], found[other], strict=True):
+            assert dataclasses.replace(record, confidence=one.confidence) == one
+            assert record.confidence == pytest.approx(one.confidence, abs=1e-5)
+
+
+def test_options_reach_the_task_only_where_they_are_given(
+    adaptvis: Adaptvis, model_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    task, asked = get_task("2ds"), []
+
+    def find(name: str, **options: str) -> Task:
+        asked.append((name, options))
+        return task
+
+    monkeypatch.setattr("adaptvis.tasks.get_task", find)
+    run = ("eval", "-m", model_folder, "-t", "2ds", "--limit", 1, "--method", "baseline", "-o")
+    assert adaptvis(*run, "one", "--part", "validation").code == 0
+    assert adaptvis(*run, "two", "--data", "folder", "--split", "grouped").code == 0
+    assert asked == [("2ds", {}), ("2ds", {"data": "folder", "split": "grouped"})]
+    stored = [json.loads(Path(name, "run.json").read_text()) for name in ("one", "two")]
+    assert stored[0]["part"] == "validation"
+    assert "data" not in stored[0]
+    assert (stored[1]["data"], stored[1]["split"]) == ("folder", "grouped")

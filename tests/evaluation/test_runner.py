@@ -1,7 +1,9 @@
 """Runs, interruptions and resumption."""
 
+import dataclasses
 import json
 import os
+import random
 import signal
 import subprocess
 import sys
@@ -12,7 +14,7 @@ import pytest
 from evaluation.scripted import METHODS, TASK, ScriptedEngine, plan
 
 from adaptvis.errors import AdaptVisError, ConfigError, DataError, OutputError
-from adaptvis.evaluation import ModelPlan, evaluate, read_records
+from adaptvis.evaluation import ModelPlan, Record, Shard, evaluate, read_records
 from adaptvis.evaluation.records import RecordFile
 
 SLOW_RUN = """
@@ -20,7 +22,7 @@ import sys
 from pathlib import Path
 from evaluation.scripted import ScriptedEngine, plan
 from adaptvis.evaluation import evaluate
-evaluate(plan(), lambda m: ScriptedEngine(delay=0.05), Path(sys.argv[1]), resume=True)
+evaluate(plan(), lambda m: ScriptedEngine(delay=0.02), Path(sys.argv[1]), resume=True)
 """
 
 
@@ -45,30 +47,58 @@ def test_every_question_is_recorded_once_per_model_and_method(whole: bytes, tmp_
     assert line["object_count"] == 2
 
 
-def test_kill_9_and_resume_end_in_the_same_records(whole: bytes, tmp_path: Path) -> None:
+def test_ten_kills_and_resumes_end_in_the_same_records(whole: bytes, tmp_path: Path) -> None:
     folder = tmp_path / "run"
     records = folder / "records.jsonl"
     tests = str(Path(__file__).parents[1])
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([tests, *sys.path])}
-    sizes = []
-    for wanted in (2000, 60_000):
+    chance = random.Random(5)
+    sizes = [0]
+    # Ten places in the records, and a moment after each, so that some kills hit a write.
+    for share in sorted(chance.uniform(0.01, 0.9) for _ in range(10)):
         process = subprocess.Popen(
             [sys.executable, "-c", SLOW_RUN, str(folder)], env=environment, stderr=subprocess.PIPE
         )
-        deadline = time.monotonic() + 120
+        deadline = time.monotonic() + 60
         while time.monotonic() < deadline and process.poll() is None:
-            if records.exists() and records.stat().st_size > wanted:
+            if records.exists() and records.stat().st_size > share * len(whole):
                 break
-            time.sleep(0.005)
+            time.sleep(0.001)
+        time.sleep(chance.uniform(0, 0.02))
         process.send_signal(signal.SIGKILL)
         _, errors = process.communicate()
         assert process.returncode == -signal.SIGKILL, errors.decode()
         sizes.append(records.stat().st_size)
-    assert 0 < sizes[0] < sizes[1] < len(whole)
+    assert 0 < sizes[1] < sizes[-1] < len(whole)
     with records.open("ab") as file:
         file.write(b'{"id": "q9')
     evaluate(plan(), lambda m: ScriptedEngine(), folder, resume=True)
     assert records.read_bytes() == whole
+
+
+def test_resuming_with_another_batch_size_loses_and_doubles_nothing(
+    whole: bytes, tmp_path: Path
+) -> None:
+    folder = tmp_path / "run"
+    evaluate(plan(), lambda m: ScriptedEngine(), folder)
+    path = folder / "records.jsonl"
+    for share, batch_size in ((0.3, 11), (0.6, None), (0.8, 1)):
+        path.write_bytes(whole[: int(share * len(whole))])
+        engine = ScriptedEngine()
+        evaluate(plan(batch_size=batch_size), lambda m, e=engine: e, folder, resume=True)
+        found, wanted = read_records(path), _records_of(whole, tmp_path)
+        assert [_without_confidence(r) for r in found] == [_without_confidence(r) for r in wanted]
+        for mine, theirs in zip(found, wanted, strict=True):
+            assert mine.confidence == pytest.approx(theirs.confidence, abs=1e-6)
+
+
+def _records_of(content: bytes, folder: Path) -> list[Record]:
+    (folder / "whole.jsonl").write_bytes(content)
+    return read_records(folder / "whole.jsonl")
+
+
+def _without_confidence(record: Record) -> Record:
+    return dataclasses.replace(record, confidence=None)
 
 
 @pytest.mark.parametrize("share", [0.0, 0.1, 0.37, 0.5, 0.81, 0.999, 1.0])
@@ -104,7 +134,8 @@ def test_a_finished_run_loads_no_model_on_resume(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "named"),
     [
-        ({"batch_size": 8}, "batch_size was 7, now 8"),
+        ({"part": "all"}, 'part was "test", now "all"'),
+        ({"shard": Shard(1, 2)}, 'shard was null, now "1/2"'),
         ({"limit": 50}, "limit was null, now 50"),
         ({"models": (ModelPlan("one", "nowhere", METHODS),)}, "models"),
         (
