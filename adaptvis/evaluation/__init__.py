@@ -3,7 +3,7 @@
 from adaptvis.evaluation.plan import Method, ModelPlan, Plan
 from adaptvis.evaluation.records import Record, read_records
 from adaptvis.evaluation.runner import Run, evaluate
-from adaptvis.evaluation.statistics import Gain, paired_gain, wilson_interval
+from adaptvis.evaluation.statistics import Gain, mcnemar, paired_gain, wilson_interval
 
 __all__ = [
     "Gain",
@@ -13,6 +13,7 @@ __all__ = [
     "Record",
     "Run",
     "evaluate",
+    "mcnemar",
     "paired_gain",
     "read_records",
     "wilson_interval",
