@@ -39,8 +39,8 @@ def calibrate(
     index = np.minimum((confidence * bins).astype(int), bins - 1)
     found = []
     for number in range(bins):
-        members = np.flatnonzero(index == number)
-        if not len(members):
+        members = np.flatnonzero(index == number).tolist()
+        if not members:
             continue
         low, high, _ = points_interval(earned[members], [clusters[i] for i in members], seed)
         found.append(

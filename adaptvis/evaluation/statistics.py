@@ -81,7 +81,7 @@ def clustered_interval(
     names, index = np.unique(np.asarray(clusters), return_inverse=True)
     if len(names) < 2:
         return 0.0, 1.0
-    sums = np.bincount(index, weights=np.asarray(points, dtype=float), minlength=len(names))
+    sums = np.bincount(index, weights=np.asarray(points, float), minlength=len(names)).astype(float)
     sizes = np.bincount(index, minlength=len(names)).astype(float)
     return _percentiles(_bootstrap_means(sums, sizes, seed, resamples))
 
