@@ -9,6 +9,7 @@ from markupsafe import Markup
 from adaptvis.evaluation.report.drawing import Drawing
 from adaptvis.evaluation.report.text import one_line, per_cent
 from adaptvis.evaluation.results import Accuracy, Branch, Calibration
+from adaptvis.evaluation.statistics import RELIABLE_GAIN, Gain
 
 __all__ = [
     "COLOURS",
@@ -16,6 +17,7 @@ __all__ = [
     "accuracy_against_alpha",
     "accuracy_bars",
     "alpha_shares",
+    "gain_strip",
     "reliability_diagram",
 ]
 
@@ -23,6 +25,8 @@ COLOURS = 8
 """Classes s0 to s7 of the style sheet; more methods start again."""
 
 _WIDTH = 400.0
+_FEWEST_IN_BIN = 10
+"""Bins of fewer questions say little, and their long whiskers hide the others."""
 
 
 @dataclass(frozen=True)
@@ -77,10 +81,29 @@ def accuracy_bars(accuracies: Sequence[Accuracy], methods: Sequence[str], what: 
     return drawing.svg()
 
 
+def gain_strip(gain: Gain, limit: float) -> Markup:
+    """A gain and its interval between -limit and +limit, for a cell of a table."""
+    width, height = 176.0, 20.0
+    drawing = Drawing(width, height, f"{100 * gain.low:+.1f} to {100 * gain.high:+.1f} points")
+
+    def x_of(value: float) -> float:
+        return width / 2 + (width / 2 - 5) * max(-1.0, min(1.0, value / limit))
+
+    kind = {RELIABLE_GAIN: "gained", "reliable loss": "lost"}.get(gain.verdict, "unclear")
+    drawing.line(x_of(-limit), height / 2, x_of(limit), height / 2, "grid")
+    drawing.line(width / 2, 2, width / 2, height - 2, "zero")
+    drawing.line(x_of(gain.low), height / 2, x_of(gain.high), height / 2, kind)
+    drawing.circle(x_of(gain.mean), height / 2, 3.5, kind)
+    return drawing.svg()
+
+
 def reliability_diagram(calibrations: Sequence[Calibration], methods: Sequence[str]) -> Markup:
     """Accuracy against the unsteered confidence, and below how many questions had it."""
     left, top, side, strip = 46.0, 8.0, 320.0, 44.0
     axis = top + side
+    fewest = _FEWEST_IN_BIN
+    if all(part.questions < fewest for part in calibrations[0].bins):
+        fewest = 1
     drawing = Drawing(_WIDTH, axis + strip + 62, "Accuracy against confidence, in per cent")
 
     def at(confidence: float, accuracy: float) -> tuple[float, float]:
@@ -102,7 +125,8 @@ def reliability_diagram(calibrations: Sequence[Calibration], methods: Sequence[s
         # Side by side, since methods share their confidences.
         shift = 3.0 * (index - (len(methods) - 1) / 2)
         points = []
-        for part in calibration.bins:
+        bins = [part for part in calibration.bins if part.questions >= fewest]
+        for part in bins:
             x, y = at(part.mean_confidence, part.accuracy)
             drawing.line(
                 x + shift,
@@ -113,7 +137,7 @@ def reliability_diagram(calibrations: Sequence[Calibration], methods: Sequence[s
             )
             points.append((x + shift, y))
         drawing.path(points, f"curve {colour(index)}")
-        for (x, y), part in zip(points, calibration.bins, strict=True):
+        for (x, y), part in zip(points, bins, strict=True):
             title = (
                 f"{calibration.method}, confidence {per_cent(part.start, 0)} to "
                 f"{per_cent(part.end, 0)} %: accuracy {per_cent(part.accuracy)} % of "

@@ -2,6 +2,7 @@
 
 import base64
 import hashlib
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from adaptvis.config import SteeringConfig, parse_config
 from adaptvis.errors import ConfigError
 from adaptvis.evaluation.output import write_atomically
 from adaptvis.evaluation.records import Record
-from adaptvis.evaluation.report.charts import COLOURS
+from adaptvis.evaluation.report.charts import COLOURS, gain_strip
 from adaptvis.evaluation.report.examples import PER_DIRECTION, Changed, changed_answers
 from adaptvis.evaluation.report.overlay import overlay_values
 from adaptvis.evaluation.report.pictures import OpenPictures, Pictures
@@ -83,6 +84,8 @@ def write_report(
             pair_view(summary, model, task, f"results-{number}", configs.get(model, {}))
             for number, (model, task) in enumerate(summary.pairs(), start=1)
         ],
+        gain_strip=gain_strip,
+        strip_limit=_strip_limit(summary),
         scoring=summary.scoring,
         run=_run_facts(run),
         methods=_method_rows(run),
@@ -92,6 +95,13 @@ def write_report(
     # A lone surrogate of a damaged answer is no UTF-8.
     write_atomically(path, page.encode("utf-8", errors="replace"))
     return path
+
+
+def _strip_limit(summary: Summary) -> float:
+    """A round fraction that holds every overall gain with its interval."""
+    gains = [g.gain for g in summary.gains if g.grouping == "all"]
+    largest = max((abs(v) for g in gains for v in (g.low, g.high, g.mean)), default=0.0)
+    return max(math.ceil(20 * largest) / 20, 0.05)
 
 
 def _asset(environment: Environment, name: str) -> Markup:

@@ -191,7 +191,8 @@ def _charts(
                 "Calibration",
                 reliability_diagram(calibrations, methods),
                 "Accuracy of each method against the model's confidence before steering, in ten "
-                "bins; the dashed line is perfect calibration. Below, questions per bin.",
+                "bins; the dashed line is perfect calibration. Below, questions per bin; bins of "
+                "fewer than ten questions are not drawn.",
             )
         )
     return charts

@@ -160,7 +160,8 @@
       find("position").textContent = "No example of this kind";
       return;
     }
-    find("position").textContent = `${position + 1} of ${shown.length} shown · ${example.direction} (${example.of} such answers)`;
+    const alike = data.examples.filter((e) => ["model", "task", "method", "direction"].every((name) => e[name] === example[name]));
+    find("position").textContent = `${position + 1} of ${shown.length} · ${example.direction} (${alike.length} of ${example.of} shown)`;
     find("question").textContent = example.question;
     find("gold").replaceChildren(element("span", "Right answer: ", "quiet"), element("bdi", example.gold.join(" / ")));
     find("answers").tBodies[0].replaceChildren(...example.answers.map(answerRow));
