@@ -15,6 +15,7 @@ from adaptvis import __version__
 from adaptvis.cli.console import error, show_warnings_as_notes
 from adaptvis.cli.doctor import doctor
 from adaptvis.cli.evaluate import evaluate_command
+from adaptvis.cli.report import report
 from adaptvis.cli.serve import VLLM_OPTIONS, serve
 from adaptvis.cli.tasks import tasks
 from adaptvis.cli.train import train
@@ -55,6 +56,7 @@ def _options(
 
 
 app.command("eval")(evaluate_command)
+app.command("report")(report)
 app.command("tasks")(tasks)
 app.command("tune")(tune)
 app.command("train")(train)

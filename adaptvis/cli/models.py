@@ -117,9 +117,18 @@ def load_engine(source: str, *, engine: str, dtype: str, trust_remote_code: bool
     check_engine(engine, dtype)
     if engine == "vllm":
         return _load_vllm(source, dtype=dtype, trust_remote_code=trust_remote_code)
+    from transformers.utils import logging as transformers_logging
+
     from adaptvis.hf.engine import HFEngine
 
-    return HFEngine.load(source, dtype=dtype, trust_remote_code=trust_remote_code)
+    # Its bar of loaded weights would stand between ours, and before a message.
+    shown = transformers_logging.is_progress_bar_enabled()
+    transformers_logging.disable_progress_bar()
+    try:
+        return HFEngine.load(source, dtype=dtype, trust_remote_code=trust_remote_code)
+    finally:
+        if shown:
+            transformers_logging.enable_progress_bar()
 
 
 def _load_vllm(source: str, **options: Any) -> Engine:

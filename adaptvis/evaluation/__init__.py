@@ -6,7 +6,7 @@ from adaptvis.evaluation.plan import Method, ModelPlan, Plan
 from adaptvis.evaluation.records import Record, iterate_records, read_records
 from adaptvis.evaluation.runner import Run, evaluate
 from adaptvis.evaluation.shards import Shard
-from adaptvis.evaluation.statistics import Gain, paired_gain, wilson_interval
+from adaptvis.evaluation.statistics import Gain, mcnemar, paired_gain, wilson_interval
 
 __all__ = [
     "ErrorLimit",
@@ -19,6 +19,7 @@ __all__ = [
     "Shard",
     "evaluate",
     "iterate_records",
+    "mcnemar",
     "merge",
     "paired_gain",
     "read_records",

@@ -13,14 +13,16 @@ from rich.table import Table
 from rich.text import Text
 
 from adaptvis.evaluation.records import Record
+from adaptvis.evaluation.results import Accuracy, PairedGain, Summary
 from adaptvis.evaluation.statistics import Gain
-from adaptvis.evaluation.summary import Accuracy, Summary
 
 __all__ = [
     "accuracy_table",
     "examples_table",
     "gains_table",
+    "metrics_table",
     "overview_table",
+    "p_value",
     "plain",
     "points",
     "report",
@@ -37,8 +39,12 @@ def plain(text: str, longest: int = 60) -> Text:
 
 
 def report(summary: Summary, model: str, task: str) -> Group:
-    """The accuracy table of one model on one task, with the gains below it."""
-    return Group(accuracy_table(summary, model, task), gains_table(summary, model, task))
+    """The accuracy table of one model on one task, with metrics and gains below it."""
+    return Group(
+        accuracy_table(summary, model, task),
+        metrics_table(summary, model, task),
+        gains_table(summary, model, task),
+    )
 
 
 def accuracy_table(summary: Summary, model: str, task: str) -> Table:
@@ -46,7 +52,7 @@ def accuracy_table(summary: Summary, model: str, task: str) -> Table:
     methods = summary.methods(model, task)
     table = Table(
         title=Text.assemble((f"{plain(model)} on {plain(task)}", "bold")),
-        caption="accuracy in %, 95 % Wilson interval",
+        caption=_caption(summary, model, task),
         box=box.SIMPLE_HEAD,
         title_justify="left",
         caption_justify="left",
@@ -55,7 +61,7 @@ def accuracy_table(summary: Summary, model: str, task: str) -> Table:
     table.add_column("n", justify="right")
     for method in methods:
         table.add_column(plain(method), justify="right", no_wrap=len(methods) <= 4)
-    for grouping in ("category", "prior", "all"):
+    for grouping in ("category", "relation", "prior", "all"):
         rows = list(_rows(summary.accuracies_of(model, task, grouping)))
         # A single group would repeat the line of all questions.
         if grouping == "all" or len(rows) > 1:
@@ -67,16 +73,71 @@ def accuracy_table(summary: Summary, model: str, task: str) -> Table:
                 table.add_row(name, str(row[0].questions), *cells)
     table.add_section()
     whole = summary.accuracies_of(model, task, "all")
+    strict = summary.scoring == "strict"
     table.add_row(
-        Text("strict scoring", style="dim"),
+        Text("published rule" if strict else "strict scoring", style="dim"),
         "",
-        *[Text(f"{100 * a.strict_accuracy:.1f}", style="dim") for a in whole],
+        *[
+            Text(
+                f"{100 * (a.reference_accuracy if strict else a.strict_accuracy):.1f}", style="dim"
+            )
+            for a in whole
+        ],
     )
     table.add_row(
         Text("answer is a candidate", style="dim"),
         "",
         *[Text(f"{100 * a.in_candidates:.1f}", style="dim") for a in whole],
     )
+    return table
+
+
+def _caption(summary: Summary, model: str, task: str) -> str:
+    kinds = {a.interval for a in summary.accuracies_of(model, task, "all")}
+    interval = "interval over images" if "bootstrap" in kinds else "Wilson interval"
+    caption = f"accuracy in %, 95 % {interval}"
+    if summary.scoring == "strict":
+        caption += ", strict scoring"
+    for item in summary.left_out:
+        if (item.model, item.task) == (model, task):
+            caption += f"; {item.questions} left out: {item.reason}"
+    return caption
+
+
+def metrics_table(summary: Summary, model: str, task: str) -> Table | Text:
+    """The task's own metrics in per cent: a row per metric, a column per method."""
+    metrics = summary.metrics_of(model, task)
+    if not metrics:
+        return Text()
+    methods = summary.methods(model, task)
+    table = Table(
+        box=box.SIMPLE_HEAD,
+        caption="metrics in %, 95 % interval over images or groups of them; in brackets the paired "
+        f"gain over {plain(methods[0])}, * where its interval excludes 0",
+        caption_justify="left",
+    )
+    table.add_column("metric")
+    for method in methods:
+        table.add_column(plain(method), justify="right", no_wrap=len(methods) <= 4)
+    gains = {
+        (g.name, g.method): g
+        for g in summary.metric_gains_of(model, task)
+        if g.reference == methods[0]
+    }
+    for name in dict.fromkeys(m.name for m in metrics):
+        cells = []
+        for method in methods:
+            metric = next((m for m in metrics if (m.name, m.method) == (name, method)), None)
+            if metric is None:
+                cells.append(Text("-"))
+                continue
+            cell = Text(f"{100 * metric.value:.1f}")
+            cell.append(f" ({100 * metric.low:.1f}-{100 * metric.high:.1f})", style="dim")
+            if gain := gains.get((name, method)):
+                star = "*" if gain.low > 0 or gain.high < 0 else ""
+                cell.append(f" [{_signed(100 * gain.difference)}{star}]")
+            cells.append(cell)
+        table.add_row(plain(name.replace("_", " ")), *cells)
     return table
 
 
@@ -89,11 +150,13 @@ def gains_table(summary: Summary, model: str, task: str) -> Table | Text:
     table.add_column("paired gain")
     table.add_column("points (95 %)", justify="right")
     table.add_column("")
+    table.add_column("McNemar p", justify="right")
     for item in gains:
         table.add_row(
             Text.assemble(plain(item.method), " over ", plain(item.reference)),
             points(item.gain),
             _verdict(item.gain),
+            p_value(item),
         )
     return table
 
@@ -191,6 +254,13 @@ def points(gain: Gain) -> str:
     """A gain in percentage points with its interval."""
     mean, low, high = (_signed(100 * value) for value in (gain.mean, gain.low, gain.high))
     return f"{mean} ({low} to {high})"
+
+
+def p_value(item: PairedGain) -> str:
+    """The p-value of McNemar's exact test; a dash where points are fractions."""
+    if item.test is None:
+        return "-"
+    return "< 0.0001" if item.test.p_value < 1e-4 else f"{item.test.p_value:.4f}"
 
 
 def _signed(value: float) -> str:

@@ -7,7 +7,7 @@ scaled dot-product attention.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
@@ -23,7 +23,7 @@ from adaptvis.errors import UnsupportedError
 from adaptvis.steering import attention as torch_attention
 from adaptvis.steering.backend import steered_attention
 
-__all__ = ["IMPLEMENTATION", "SteeredPass", "dense_mask", "steered_pass"]
+__all__ = ["IMPLEMENTATION", "SteeredPass", "dense_mask", "observed_last_row", "steered_pass"]
 
 IMPLEMENTATION = "adaptvis"
 
@@ -59,6 +59,22 @@ class SteeredPass:
 
 
 _active: ContextVar[SteeredPass | None] = ContextVar("adaptvis_steered_pass", default=None)
+
+Observer = Callable[[int, Tensor], None]
+_observer: ContextVar[Observer | None] = ContextVar("adaptvis_observer", default=None)
+
+
+@contextmanager
+def observed_last_row(observer: Observer) -> Iterator[None]:
+    """Call ``observer(layer, weights)`` for every layer of the steered passes in this block.
+
+    weights: float32 [B, H, N], attention of the pass's last row over the last N keys on show.
+    """
+    token = _observer.set(observer)
+    try:
+        yield
+    finally:
+        _observer.reset(token)
 
 
 @contextmanager
@@ -147,6 +163,21 @@ def _steered_attention_forward(
     mask = _aligned_mask(attention_mask, rows, width, seen, sliding_window, device)
     scaling = query.shape[-1] ** -0.5 if scaling is None else scaling
     layer_is_steered = int(module.layer_idx) in steering  # type: ignore[arg-type]
+
+    if (observer := _observer.get()) is not None:
+        alpha = steering.row_alpha[:, -1:].to(device)
+        _, last_row = torch_attention.steered_attention(
+            query[:, :, -1:],
+            key,
+            value,
+            image_columns=_columns_of_keys(steering.columns, width).to(device),
+            row_alpha=alpha if layer_is_steered else torch.ones_like(alpha),
+            mask=None if mask is None else mask[:, :, -1:],
+            scaling=scaling,
+            heads=steering.head_mask(query.shape[1], device),
+            softcap=softcap,
+        )
+        observer(int(module.layer_idx), last_row[:, :, 0])  # type: ignore[arg-type]
 
     first = steering.first_row if layer_is_steered else rows
     if softcap is not None or steering.weights:

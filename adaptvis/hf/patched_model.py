@@ -31,7 +31,7 @@ from adaptvis.hf.norms import rescale_features, text_embedding_norms
 from adaptvis.hf.planning import ForwardCall, Planner, Steering
 from adaptvis.hf.prompts import Generation, PromptState, expand_prompts
 
-__all__ = ["PatchedModel"]
+__all__ = ["PatchedModel", "attention_configs"]
 
 
 class PatchedModel:
@@ -56,7 +56,7 @@ class PatchedModel:
 
         decoder = family.decoder_of(model)
         self.decoder_config: Any = decoder.config
-        self._attention_configs = _attention_configs(decoder)
+        self._attention_configs = attention_configs(decoder)
         signature = inspect.signature(model.forward)
         self._forward_names = tuple(signature.parameters)
         self._decoder_names = tuple(inspect.signature(decoder.forward).parameters)
@@ -242,7 +242,7 @@ def _run_decided(call: DecoderCall, plan: PromptPlan, alpha: Tensor) -> Any:
     return run_steered(call.tail(0), plan, alpha)
 
 
-def _attention_configs(decoder: nn.Module) -> list[Any]:
+def attention_configs(decoder: nn.Module) -> list[Any]:
     """The configurations from which the decoder's layers read their attention implementation."""
     configs: dict[int, Any] = {id(decoder.config): decoder.config}
     for module in decoder.modules():

@@ -107,10 +107,10 @@ def test_errors_of_a_worker_arrive_as_they_are(tmp_path: Path) -> None:
         raise AdaptVisError("no such model")
 
     executor = RayExecutor(workers=1)
-    with pytest.raises(AdaptVisError, match="^no such model$"):
+    with pytest.raises(AdaptVisError, match=r"^no such model$"):
         executor.open(fail, 7)
     executor.open(partial(Refusing), 7)
-    with pytest.raises(ConfigError, match="^The model has 4 layers$"):
+    with pytest.raises(ConfigError, match=r"^The model has 4 layers$"):
         list(executor.ask(load("test"), Request((None,))))
     executor.close()
 

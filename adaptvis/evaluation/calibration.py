@@ -1,0 +1,67 @@
+"""How far the model's confidence tells right answers from wrong ones."""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from adaptvis.evaluation.results import Calibration, CalibrationBin
+from adaptvis.evaluation.statistics import clustered_interval, wilson_interval
+
+__all__ = ["BINS", "calibrate", "points_interval"]
+
+BINS = 10
+
+
+def calibrate(
+    confidences: Sequence[float],
+    points: Sequence[float],
+    clusters: Sequence[str],
+    *,
+    model: str = "",
+    task: str = "",
+    method: str = "",
+    bins: int = BINS,
+    seed: int = 0,
+) -> Calibration | None:
+    """Reliability bins of equal width and the expected calibration error; None without questions.
+
+    Args:
+        confidences: in [0, 1]. points: what the answer earned, in [0, 1]. clusters: its image.
+    """
+    if not len(confidences) == len(points) == len(clusters):
+        raise ValueError(
+            "confidences, points and clusters need one entry per question, got "
+            f"{len(confidences)}, {len(points)} and {len(clusters)}"
+        )
+    if not confidences:
+        return None
+    confidence, earned = np.asarray(confidences, dtype=float), np.asarray(points, dtype=float)
+    index = np.minimum((confidence * bins).astype(int), bins - 1)
+    found = []
+    for number in range(bins):
+        members = np.flatnonzero(index == number).tolist()
+        if not members:
+            continue
+        low, high, _ = points_interval(earned[members], [clusters[i] for i in members], seed)
+        found.append(
+            CalibrationBin(
+                start=number / bins,
+                end=(number + 1) / bins,
+                questions=len(members),
+                mean_confidence=float(confidence[members].mean()),
+                accuracy=float(earned[members].mean()),
+                low=low,
+                high=high,
+            )
+        )
+    error = sum(b.questions * abs(b.accuracy - b.mean_confidence) for b in found) / len(points)
+    return Calibration(model, task, method, len(points), error, tuple(found))
+
+
+def points_interval(
+    points: Sequence[float] | np.ndarray, clusters: Sequence[str], seed: int
+) -> tuple[float, float, str]:
+    """Low, high and kind: Wilson's for right and wrong, else a bootstrap over clusters."""
+    if all(p in (0.0, 1.0) for p in points):
+        return *wilson_interval(int(sum(points)), len(points)), "wilson"
+    return *clustered_interval(list(points), clusters, seed=seed), "bootstrap"

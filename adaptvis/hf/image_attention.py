@@ -1,0 +1,121 @@
+"""Where the last prompt token of a transformers model looks, without and with steering.
+
+The prompt runs once under the steered pass's attention with all coefficients 1, and once as it is
+steered; both give up the last row's weights on the way. One prompt at a time.
+"""
+
+from __future__ import annotations
+
+import warnings
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from adaptvis.attention_map import AttentionMap
+from adaptvis.config import NormRescale, SteeringConfig
+from adaptvis.engine import Query
+from adaptvis.errors import AdaptVisWarning, PromptError
+from adaptvis.hf.attention import SteeredPass, observed_last_row, steered_pass
+from adaptvis.hf.engine import HFEngine
+from adaptvis.hf.geometry import image_token_boxes
+from adaptvis.hf.patch import steer
+from adaptvis.hf.patched_model import attention_configs
+
+__all__ = ["image_attention"]
+
+
+@torch.inference_mode()
+def image_attention(
+    engine: HFEngine, query: Query, config: SteeringConfig | None = None
+) -> AttentionMap:
+    """The last prompt token's attention over the image tokens of one question.
+
+    Args:
+        config: steers the second of the two maps; with None they are equal.
+
+    Raises:
+        PromptError: the prompt has no image, or its tokens are not those that the image implies.
+        UnknownFamilyError, UnsupportedError: the tokens' places in the image are not known.
+    """
+    if not query.images:
+        raise PromptError("A prompt without an image has no attention on one; leave it out")
+    inputs = engine.encode([query])
+    tokens = inputs["input_ids"][0] == engine.family.placeholder_of(engine.model.config)
+    image, boxes = _places(engine, query, int(tokens.sum()))
+    unsteered = _plain(engine, inputs, tokens)
+    if config is None:
+        steered = unsteered
+    elif isinstance(config, NormRescale):
+        with steer(engine.model, config, processor=engine.processor):
+            steered = _plain(engine, inputs, tokens)
+    else:
+        found = _Weights(tokens)
+        with (
+            warnings.catch_warnings(),
+            steer(engine.model, config, processor=engine.processor),
+            observed_last_row(found),
+        ):
+            warnings.simplefilter("ignore", AdaptVisWarning)
+            engine.model(**inputs)
+        # Nothing is run again for a prompt that is not steered.
+        steered = found.rows() if found.by_layer else unsteered
+    return AttentionMap(image, boxes, unsteered, steered)
+
+
+class _Weights:
+    """Collects the last row's weights on the image tokens of one prompt, by layer."""
+
+    def __init__(self, tokens: Tensor) -> None:
+        self.tokens = tokens
+        self.by_layer: dict[int, Tensor] = {}
+
+    def __call__(self, layer: int, weights: Tensor) -> None:
+        # Sliding windows no longer show the first keys.
+        missing = len(self.tokens) - weights.shape[-1]
+        mean = torch.nn.functional.pad(weights[0].mean(dim=0), (max(missing, 0), 0))
+        self.by_layer[layer] = mean[: len(self.tokens)][self.tokens.to(mean.device)].float().cpu()
+
+    def rows(self) -> np.ndarray[Any, np.dtype[np.float32]]:
+        return torch.stack([self.by_layer[layer] for layer in sorted(self.by_layer)]).numpy()
+
+
+def _plain(
+    engine: HFEngine, inputs: dict[str, Tensor], tokens: Tensor
+) -> np.ndarray[Any, np.dtype[np.float32]]:
+    ids = inputs["input_ids"]
+    neutral = SteeredPass(
+        columns=tokens[None],
+        row_alpha=torch.ones(ids.shape, device=ids.device),
+        first_row=ids.shape[1],
+    )
+    found = _Weights(tokens)
+    decoder = engine.family.decoder_of(engine.model)
+    with steered_pass(attention_configs(decoder), neutral), observed_last_row(found):
+        engine.model(**inputs)
+    return found.rows()
+
+
+def _places(
+    engine: HFEngine, query: Query, count: int
+) -> tuple[np.ndarray[Any, np.dtype[np.int64]], np.ndarray[Any, np.dtype[np.float64]]]:
+    """For each image token its image and its box, in fractions of that image."""
+    images, boxes = [], []
+    for number, picture in enumerate(query.images):
+        found = image_token_boxes(
+            engine.processor,
+            engine.model.config,
+            picture.size,
+            images_in_prompt=len(query.images),
+        )
+        width, height = picture.size
+        boxes.append((found / torch.tensor([width, height, width, height])).numpy())
+        images.append(np.full(len(found), number))
+    image = np.concatenate(images)
+    if len(image) != count:
+        raise PromptError(
+            f"The prompt has {count} image tokens and its images imply {len(image)}; send one "
+            "placeholder per image"
+        )
+    return image, np.concatenate(boxes)
