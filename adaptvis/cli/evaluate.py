@@ -1,6 +1,7 @@
 """`adaptvis eval`: models on tasks under steering methods."""
 
 import time
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, cast
 
@@ -146,6 +147,18 @@ def evaluate_command(
             show_default=False,
         ),
     ] = None,
+    scoring: Annotated[
+        str,
+        typer.Option(help="Headline: reference (each task's published rule) or strict."),
+    ] = "reference",
+    attention: Annotated[
+        bool,
+        typer.Option(
+            "--attention/--no-attention",
+            help="Show where the model looks in the report's examples (engine hf only; asks the "
+            "model once more about them).",
+        ),
+    ] = True,
     seed: Annotated[int, typer.Option(help="Of the bootstrap intervals.")] = 0,
     examples: Annotated[int, typer.Option(help="Show so many answers that changed.")] = 5,
     trust_remote_code: Annotated[
@@ -178,10 +191,13 @@ def evaluate_command(
     from adaptvis.evaluation import ErrorLimit, ModelPlan, Plan, Shard, evaluate
     from adaptvis.evaluation import merge as merge_shards
     from adaptvis.evaluation.output import check_output
+    from adaptvis.evaluation.results import SCORINGS
 
     check_engine(engine, dtype)
     if examples < 0:
         raise ConfigError(f"The number of examples must not be negative, got {examples}")
+    if scoring not in SCORINGS:
+        raise ConfigError(unknown_name("scoring", scoring, SCORINGS))
     most_errors = ErrorLimit.parse(max_errors)
     running = _executor(executor, ray_address, workers)
     tasks = _tasks(task or DEFAULT_TASKS, data=data, split=split)
@@ -202,18 +218,23 @@ def evaluate_command(
     folder = output or _default_output(resume)
     check_output(folder, resume=resume)
 
+    load = partial(load_engine, engine=engine, dtype=dtype, trust_remote_code=trust_remote_code)
+    sources = {m.name: m.source for m in models}
+    finish = partial(
+        report,
+        scoring=SCORINGS[SCORINGS.index(scoring)],
+        load_engine=(lambda name: load(sources[name])) if attention and engine == "hf" else None,
+    )
     started = time.monotonic()
     if merge:
         run = merge_shards(plan, merge, folder, resume=resume)
-        report(plan, run, folder, examples, time.monotonic() - started)
+        finish(plan, run, folder, examples, time.monotonic() - started)
         return
     try:
         with Bars() as bars:
             run = evaluate(
                 plan,
-                lambda m: load_engine(
-                    m.source, engine=engine, dtype=dtype, trust_remote_code=trust_remote_code
-                ),
+                lambda m: load(m.source),
                 folder,
                 resume=resume,
                 progress=lambda m, t, done, total: bars.show(f"{m}  {t}", done, total),
@@ -223,7 +244,7 @@ def evaluate_command(
     except KeyboardInterrupt:
         note(f"interrupted; finish with the same options and --resume --output {folder}")
         raise typer.Exit(130) from None
-    report(plan, run, folder, examples, time.monotonic() - started)
+    finish(plan, run, folder, examples, time.monotonic() - started)
 
 
 def _tasks(names: "Sequence[str]", **options: str | None) -> "tuple[Task, ...]":

@@ -6,10 +6,12 @@ from typing import TYPE_CHECKING
 from adaptvis.cli.console import note, out
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
 
+    from adaptvis.engine import Engine
     from adaptvis.evaluation import Plan, Record, Run
     from adaptvis.evaluation.failures import Failures
+    from adaptvis.evaluation.results import Scoring
     from adaptvis.evaluation.summary import Summary
 
 __all__ = ["report"]
@@ -17,12 +19,24 @@ __all__ = ["report"]
 PLOT = "accuracy_by_objects.png"
 
 
-def report(plan: "Plan", run: "Run", folder: Path, examples: int, seconds: float) -> None:
-    """Print the tables and write `summary.json` and the plot.
+def report(
+    plan: "Plan",
+    run: "Run",
+    folder: Path,
+    examples: int,
+    seconds: float,
+    *,
+    scoring: "Scoring" = "reference",
+    load_engine: "Callable[[str], Engine] | None" = None,
+) -> None:
+    """Print the tables and write `summary.json`, `report.html` and the plot.
 
     Args:
         examples: how many answers that changed are printed.
         seconds: how long the run took.
+        scoring: the headline rule.
+        load_engine: a model by its name, for the attention maps of the report's examples; None
+            leaves them out.
 
     Raises:
         OutputError: a file cannot be written.
@@ -34,7 +48,12 @@ def report(plan: "Plan", run: "Run", folder: Path, examples: int, seconds: float
     from adaptvis.evaluation.tables import examples_table, overview_table, plain
     from adaptvis.evaluation.tables import report as table_of
 
-    summary = summarise(run.records, seed=plan.seed)
+    summary = summarise(
+        run.records,
+        seed=plan.seed,
+        scoring=scoring,
+        metrics={task.name: task.metrics for task in plan.tasks if task.metrics is not None},
+    )
     failures = count_failures(run.records)
     write_summary(summary, folder, run=run.configuration, engines=run.engines, errors=failures)
     plotted = plot_object_counts(summary, folder / PLOT)
@@ -48,7 +67,8 @@ def report(plan: "Plan", run: "Run", folder: Path, examples: int, seconds: float
     console.print(overview_table(summary))
     for line in [*_unsteered(plan, summary), *_failed(failures)]:
         note(line)
-    files = [RECORDS, SUMMARY, *([PLOT] if plotted else [])]
+    page = _write_html(plan, run, summary, folder, load_engine)
+    files = [RECORDS, SUMMARY, page.name, *([PLOT] if plotted else [])]
     console.print(
         f"{len(run.records)} answers in {seconds:.0f} s. Written to ",
         plain(str(folder), 500),
@@ -56,6 +76,39 @@ def report(plan: "Plan", run: "Run", folder: Path, examples: int, seconds: float
         ", ".join(files),
         sep="",
         soft_wrap=True,
+    )
+
+
+def _write_html(
+    plan: "Plan",
+    run: "Run",
+    summary: "Summary",
+    folder: Path,
+    load_engine: "Callable[[str], Engine] | None",
+) -> Path:
+    from adaptvis.attention_map import write_attention_maps
+    from adaptvis.cli.report_attention import attention_of_examples
+    from adaptvis.evaluation.report import ATTENTION, changed_answers, write_report
+
+    samples = {(name, s.id): s for name, of in run.samples.items() for s in of}
+    attention = None
+    if load_engine is not None:
+        attention = attention_of_examples(
+            changed_answers(run.records, scoring=summary.scoring),
+            {(m.name, method.name): method.config for m in plan.models for method in m.methods},
+            lambda task, identifier: samples[task, identifier],
+            load_engine,
+            plan.prompts,
+        )
+        write_attention_maps(folder / ATTENTION, attention)
+    return write_report(
+        folder,
+        summary,
+        run.records,
+        run=run.configuration,
+        engines=run.engines,
+        open_pictures=lambda record: samples[record.task, record.id].images(),
+        attention=attention,
     )
 
 
