@@ -17,12 +17,13 @@ import gc
 import json
 import os
 import platform
+import resource
 import tempfile
 import time
 from collections.abc import Sequence
 from pathlib import Path
 from statistics import median
-from typing import Annotated, Any
+from typing import Annotated, Any, NamedTuple
 
 import typer
 from PIL import Image, ImageDraw
@@ -42,6 +43,23 @@ METHODS = (
     Method("adaptvis", AdaptVis(alpha_low=0.5, alpha_high=1.5, threshold=0.4)),
 )
 TARGET = 1.10
+HEADERS = (
+    "evaluation",
+    "bare loop (q/s)",
+    "evaluation (q/s)",
+    "time ratio",
+    "processor time ratio",
+)
+
+
+class Speed(NamedTuple):
+    """One comparison: median seconds, and medians of the rounds' own ratios."""
+
+    what: str
+    bare_seconds: float
+    seconds: float
+    ratio: float
+    processor_ratio: float
 
 
 def resident_mib() -> float:
@@ -124,16 +142,15 @@ def measure_memory(questions: int, batch_size: int) -> list[tuple[str, float]]:
         with tempfile.TemporaryDirectory() as folder:
             run = evaluate(plan, lambda m: InstantEngine(), Path(folder) / "run", progress=progress)
             summarise(run.records)
-            found.append(("summary made", resident_mib()))
+            peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+            found.append(("peak, while the summary is made", peak))
         del run
         gc.collect()
     return found
 
 
-def measure_speed(
-    questions: int, batch_size: int, rounds: int, model: str
-) -> list[tuple[str, float, float]]:
-    """Median seconds of the bare loop and of the evaluation, per comparison."""
+def measure_speed(questions: int, batch_size: int, rounds: int, model: str) -> list[Speed]:
+    """The bare loop against evaluations with one method and with three."""
     import torch
 
     from adaptvis.cli.models import resolve_model
@@ -166,20 +183,26 @@ def measure_speed(
 
     if loop() != evaluation(METHODS):
         raise SystemExit("the evaluation's unsteered answers are not those of generate")
-    seconds: dict[str, list[float]] = {"bare": [], "one": [], "three": []}
+    wall: dict[str, list[float]] = {"bare": [], "one": [], "three": []}
+    cpu: dict[str, list[float]] = {name: [] for name in wall}
     for _ in track(range(rounds), description="rounds"):
         for name, run in (
             ("bare", loop),
             ("one", lambda: evaluation(METHODS[:1])),
             ("three", lambda: evaluation(METHODS)),
         ):
-            start = time.perf_counter()
+            start, busy = time.perf_counter(), time.process_time()
             run()
-            seconds[name].append(time.perf_counter() - start)
-    base = median(seconds["bare"])
+            wall[name].append(time.perf_counter() - start)
+            cpu[name].append(time.process_time() - busy)
+
+    def ratio(name: str, seconds: dict[str, list[float]]) -> float:
+        return median(a / b for a, b in zip(seconds[name], seconds["bare"], strict=True))
+
+    base = median(wall["bare"])
     return [
-        ("unsteered", base, median(seconds["one"])),
-        ("three methods, one prefill", base, median(seconds["three"])),
+        Speed(what, base, median(wall[name]), ratio(name, wall), ratio(name, cpu))
+        for name, what in (("one", "unsteered"), ("three", "three methods, one prefill"))
     ]
 
 
@@ -213,16 +236,17 @@ def main(
         "",
         f"{asked} 2DS questions in batches of {batch_size} on {model}, medians of {rounds} "
         "interleaved rounds. The bare loop is processor, `generate` and decoding; its answers were "
-        "compared with the unsteered ones and are equal.",
+        "compared with the unsteered ones and are equal. Ratios are medians of the rounds' own.",
         "",
-        "| evaluation | bare loop (questions/s) | evaluation (questions/s) | time ratio | target |",
-        "|---|---|---|---|---|",
+        f"| {' | '.join(HEADERS)} | target |",
+        "|---|---|---|---|---|---|",
     ]
     table = Table()
-    for header in ("evaluation", "bare q/s", "evaluation q/s", "time ratio"):
+    for header in HEADERS:
         table.add_column(header)
-    for index, (what, base, ours) in enumerate(speed):
-        cells = [what, f"{asked / base:.1f}", f"{asked / ours:.1f}", f"{ours / base:.3f}"]
+    for index, row in enumerate(speed):
+        rates = [f"{asked / seconds:.1f}" for seconds in (row.bare_seconds, row.seconds)]
+        cells = [row.what, *rates, f"{row.ratio:.3f}", f"{row.processor_ratio:.3f}"]
         table.add_row(*cells)
         target = "" if index else f"<= {TARGET:.2f}"
         lines.append(f"| {' | '.join(cells)} | {target} |")
@@ -241,7 +265,7 @@ def main(
         console.print(f"{value:8.0f} MiB  {what}")
     output.parent.mkdir(parents=True, exist_ok=True)
     output.write_text("\n".join(lines) + "\n")
-    values = {"command": command, "speed": speed, "memory_mib": memory}
+    values = {"command": command, "speed": [row._asdict() for row in speed], "memory_mib": memory}
     output.with_suffix(".json").write_text(json.dumps(values, indent=1) + "\n")
 
 
