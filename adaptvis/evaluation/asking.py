@@ -77,7 +77,10 @@ class Asker:
 
     def _batch(self, samples: Sequence[Sample], request: Request) -> list[Outcome] | None:
         """None where memory does not suffice for more than one question."""
-        queries = [_query(sample, request.prompts) for sample in samples]
+        try:
+            queries = [_query(sample, request.prompts) for sample in samples]
+        except MemoryError as problem:
+            return None if len(samples) > 1 else [Outcome(error=_sentence(problem))]
         readable = [query for query in queries if isinstance(query, Query)]
         asked = self._try(readable, request) if readable else []
         if isinstance(asked, _Failure) and len(readable) > 1:
@@ -98,7 +101,7 @@ class Asker:
             answers = self.engine.answer(
                 queries, request.configs, max_new_tokens=request.max_new_tokens
             )
-        except (PromptError, DataError, RuntimeError, ValueError, LookupError, OSError) as problem:
+        except (RuntimeError, ValueError, LookupError, OSError, MemoryError) as problem:
             # What adaptvis refuses on purpose it would refuse for every other question, too.
             if isinstance(problem, AdaptVisError) and not isinstance(
                 problem, PromptError | DataError
@@ -147,8 +150,9 @@ def _sentence(problem: Exception) -> str:
 def _is_out_of_memory(problem: Exception) -> bool:
     # torch.OutOfMemoryError is a RuntimeError that says so, like those of cuDNN and cuBLAS.
     text = str(problem).lower()
-    return isinstance(problem, RuntimeError) and (
-        "out of memory" in text or "can't allocate memory" in text or "alloc_failed" in text
+    return isinstance(problem, MemoryError) or (
+        isinstance(problem, RuntimeError)
+        and any(t in text for t in ("out of memory", "can't allocate memory", "alloc_failed"))
     )
 
 

@@ -5,10 +5,10 @@ from itertools import chain
 from pathlib import Path
 
 import pytest
-from evaluation.scripted import ScriptedEngine, load, plan
+from evaluation.scripted import METHODS, ScriptedEngine, load, plan
 
 from adaptvis.errors import AdaptVisError, ConfigError, DataError
-from adaptvis.evaluation import ErrorLimit, Shard, evaluate, merge
+from adaptvis.evaluation import ErrorLimit, ModelPlan, Shard, evaluate, merge
 from adaptvis.evaluation.questions import index_ranges, load_questions
 from adaptvis.evaluation.shards import shard_of_each
 from adaptvis.evaluation.summary import summarise, write_summary
@@ -71,6 +71,23 @@ def test_merged_shards_are_the_unsharded_run(shards: list[Path], tmp_path: Path)
     assert len(merged.records) == len(whole.records) == 600
     assert summarise(merged.records) == summarise(whole.records)
     assert merged.configuration == whole.configuration
+
+
+def test_shards_of_machines_with_other_paths_merge(tmp_path: Path) -> None:
+    folders = []
+    for number in (1, 2):
+        model = tmp_path / f"machine{number}" / "model"
+        model.mkdir(parents=True)
+        (model / "weights").write_text("the same")
+        models = (ModelPlan("one", str(model), METHODS),)
+        settings = (("data", f"/machine{number}"),)
+        folders.append(tmp_path / str(number))
+        shard = plan(models=models, settings=settings, shard=Shard(number, 2))
+        evaluate(shard, lambda m: ScriptedEngine(), folders[-1])
+    assert len(merge(plan(models=models), folders, tmp_path / "merged").records) == 300
+    (model / "weights").write_text("others")
+    with pytest.raises(ConfigError, match=r"models\[0\]\.fingerprint was"):
+        merge(plan(models=models), folders, tmp_path / "merged again")
 
 
 def test_merging_keeps_what_the_engines_said(shards: list[Path], tmp_path: Path) -> None:

@@ -3,7 +3,7 @@
 import base64
 import hashlib
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +38,7 @@ REPORT = "report.html"
 def write_report(
     folder: Path,
     summary: Summary,
-    records: Sequence[Record],
+    records: Iterable[Record],
     *,
     run: Mapping[str, Any],
     engines: Mapping[str, Mapping[str, str]],

@@ -80,9 +80,9 @@ def test_a_killed_worker_loses_nothing(whole: bytes, tmp_path: Path) -> None:
     killed = tmp_path / "killed"
     killed.mkdir()
     evaluate(
-        plan(), lambda m: Killing(killed, 2), tmp_path / "run", executor=RayExecutor(workers=2)
+        plan(), lambda m: Killing(killed, 1), tmp_path / "run", executor=RayExecutor(workers=2)
     )
-    assert len(list(killed.iterdir())) == 2
+    assert len(list(killed.iterdir())) == 1
     assert (tmp_path / "run" / "records.jsonl").read_bytes() == whole
 
 
