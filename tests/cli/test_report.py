@@ -21,7 +21,7 @@ ALPHA = ScalingVis(alpha=40)
 def run(adaptvis: Adaptvis, model_folder: Path) -> Path:
     """Random weights and a strong alpha: some answers change."""
     result = adaptvis(
-        *("eval", "-m", model_folder, "-t", "2ds", "--limit", 120, "-o", "out"),
+        *("eval", "-m", model_folder, "-t", "2ds", "--limit", 40, "-o", "out"),
         *("--method", "baseline", "--method", ALPHA.to_json()),
     )
     assert result.code == 0, result.err
