@@ -10,12 +10,12 @@ from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from safetensors import SafetensorError
-from safetensors.numpy import load_file, save_file
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save
 
-from adaptvis.errors import DataError, OutputError
+from adaptvis.errors import DataError
 
-__all__ = ["AnswerKey", "AttentionMap", "read_attention_maps", "write_attention_maps"]
+__all__ = ["AnswerKey", "AttentionMap", "pack_attention_maps", "read_attention_maps"]
 
 _VERSION = "1"
 _TENSORS = ("image", "boxes", "unsteered", "steered")
@@ -47,45 +47,44 @@ class AttentionMap:
     steered: NDArray[np.float32]
 
 
-def write_attention_maps(path: Path, maps: Mapping[AnswerKey, AttentionMap]) -> None:
-    """Write maps as one safetensors file.
-
-    Raises:
-        OutputError: the file cannot be written.
-    """
+def pack_attention_maps(maps: Mapping[AnswerKey, AttentionMap]) -> bytes:
+    """The content of one safetensors file."""
     tensors = {
         f"{number}.{name}": np.ascontiguousarray(getattr(attention, name))
         for number, attention in enumerate(maps.values())
         for name in _TENSORS
     }
     metadata = {"version": _VERSION, "answers": json.dumps([list(key) for key in maps])}
-    try:
-        save_file(tensors, path, metadata=metadata)
-    except (OSError, SafetensorError) as error:
-        raise OutputError(f"Cannot write {path}: {error}") from None
+    return save(tensors, metadata=metadata)
 
 
 def read_attention_maps(path: Path) -> dict[AnswerKey, AttentionMap]:
-    """The maps of a file that :func:`write_attention_maps` wrote; none where there is no file.
+    """The maps of a file; none where there is no file.
 
     Raises:
         DataError: it is another kind of file, or damaged.
     """
     if not path.exists():
         return {}
-    from safetensors import safe_open
-
+    maps = {}
     try:
         with safe_open(path, framework="numpy") as file:
-            keys = json.loads((file.metadata() or {})["answers"])
-        tensors = load_file(path)
-        return {
-            AnswerKey(*map(str, key)): AttentionMap(
-                **{name: tensors[f"{number}.{name}"] for name in _TENSORS}
-            )
-            for number, key in enumerate(keys)
-        }
+            for number, key in enumerate(json.loads((file.metadata() or {})["answers"])):
+                tensors = {name: file.get_tensor(f"{number}.{name}") for name in _TENSORS}
+                maps[AnswerKey(*map(str, key))] = _checked(AttentionMap(**tensors))
     except (OSError, SafetensorError, KeyError, ValueError, TypeError) as error:
         raise DataError(
             f"{path} does not hold attention maps ({error}); remove it, and the report shows none"
         ) from None
+    return maps
+
+
+def _checked(attention: AttentionMap) -> AttentionMap:
+    tokens = len(attention.image)
+    shapes = (attention.boxes.shape, attention.unsteered.shape, attention.steered.shape)
+    layers = len(attention.steered)
+    if shapes != ((tokens, 4), (layers, tokens), (layers, tokens)):
+        raise ValueError(f"shapes {shapes} for {tokens} image tokens")
+    if not (np.isfinite(attention.unsteered).all() and np.isfinite(attention.steered).all()):
+        raise ValueError("a weight is not a finite number")
+    return attention

@@ -53,6 +53,6 @@ def attention_of_examples(
                 found[key] = image_attention(engine, query, configs[key.model, key.method])
             except AdaptVisError as problem:
                 problems[str(problem)] = problems.get(str(problem), 0) + 1
-        for reason, count in problems.items():
-            note(f"{count} examples of {model} have no attention map: {reason}")
+        for text, count in problems.items():
+            note(f"{count} examples of {model} have no attention map: {text}")
     return found

@@ -1,13 +1,16 @@
 """Statistics against closed forms and sums done by hand."""
 
 import math
+from fractions import Fraction
 
 import numpy as np
 import pytest
 
 from adaptvis.evaluation.statistics import (
     Z_95,
+    clustered_interval,
     clustered_standard_error,
+    mcnemar,
     paired_gain,
     wilson_interval,
 )
@@ -104,3 +107,52 @@ def test_lengths_must_match(lengths: tuple[int, int, int]) -> None:
     a, b, c = lengths
     with pytest.raises(ValueError, match="one entry per question"):
         paired_gain([True] * a, [True] * b, ["x"] * c)
+
+
+def test_mcnemar_by_hand() -> None:
+    # 8 gained, 2 lost: 2 * (1 + 10 + 45) / 2^10.
+    test = mcnemar([True] * 8 + [False] * 2 + [True] * 5, [False] * 8 + [True] * 2 + [True] * 5)
+    assert (test.gained, test.lost) == (8, 2)
+    assert test.p_value == pytest.approx(112 / 1024)
+    # 5 gained, none lost: 2 / 2^5. As many gained as lost, or no change: no evidence at all.
+    assert mcnemar([True] * 5, [False] * 5).p_value == pytest.approx(1 / 16)
+    assert mcnemar([True, False] * 3, [False, True] * 3).p_value == 1
+    assert mcnemar([True] * 9, [True] * 9).p_value == 1
+    with pytest.raises(ValueError, match="one entry per question"):
+        mcnemar([True], [])
+
+
+@pytest.mark.parametrize(("gained", "lost"), [(30, 12), (150, 201), (1000, 900), (7, 4000)])
+def test_mcnemar_equals_the_sum_of_whole_binomials(gained: int, lost: int) -> None:
+    n = gained + lost
+    tail = sum(math.comb(n, k) for k in range(min(gained, lost) + 1))
+    expected = 2 * Fraction(tail, 2**n)
+    test = mcnemar([True] * gained + [False] * lost, [False] * gained + [True] * lost)
+    assert test.p_value == pytest.approx(float(expected), rel=1e-9)
+
+
+def test_mcnemar_equals_scipy() -> None:
+    stats = pytest.importorskip("scipy.stats")
+    for gained, lost in [(3, 9), (120, 87), (0, 1), (9000, 8700)]:
+        test = mcnemar([True] * gained + [False] * lost, [False] * gained + [True] * lost)
+        expected = stats.binomtest(gained, gained + lost, 0.5).pvalue
+        assert test.p_value == pytest.approx(expected, rel=1e-9)
+
+
+def test_the_clustered_interval_of_points() -> None:
+    rng = np.random.default_rng(4)
+    images = np.repeat(np.arange(500), 2)
+    points = np.clip(np.repeat(rng.random(500), 2) + rng.normal(0, 0.05, 1000), 0, 1)
+    low, high = clustered_interval(points, images, resamples=8000)
+    # The mean's standard error against a reference that is always 0 is that of the points.
+    error = clustered_standard_error(points, np.zeros(1000), images)
+    assert (low + high) / 2 == pytest.approx(points.mean(), abs=0.002)
+    assert (high - low) / (2 * Z_95) == pytest.approx(error, rel=0.05)
+    assert clustered_interval([0.5, 0.5], ["a", "a"]) == (0, 1)
+    with pytest.raises(ValueError, match="one entry per question"):
+        clustered_interval([0.5], ["a", "b"])
+
+
+def test_gains_of_fractions() -> None:
+    gain = paired_gain([1.0, 0.3, 0.6], [0.0, 0.3, 0.9], ["a", "b", "c"])
+    assert gain.mean == pytest.approx(0.7 / 3)

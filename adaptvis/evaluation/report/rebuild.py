@@ -1,4 +1,4 @@
-"""The report of a finished run, from nothing but its folder; pictures are reopened from the task."""
+"""The report of a finished run, from its folder alone; pictures are reopened from the task."""
 
 import json
 from collections.abc import Callable, Iterable, Mapping
@@ -7,19 +7,35 @@ from typing import Any
 
 from PIL.Image import Image
 
-from adaptvis.attention_map import read_attention_maps
+from adaptvis.attention_map import (
+    AnswerKey,
+    AttentionMap,
+    pack_attention_maps,
+    read_attention_maps,
+)
 from adaptvis.errors import AdaptVisError, ConfigError, DataError
-from adaptvis.evaluation.output import RECORDS, RUN
+from adaptvis.evaluation.output import RECORDS, RUN, write_atomically
 from adaptvis.evaluation.records import Record, read_records
 from adaptvis.evaluation.report.document import write_report
 from adaptvis.evaluation.report.examples import PER_DIRECTION
 from adaptvis.evaluation.summary import read_summary
 from adaptvis.tasks import Sample, Task, get_task
 
-__all__ = ["ATTENTION", "Reopened", "rebuild_report"]
+__all__ = ["ATTENTION", "Reopened", "rebuild_report", "write_attention"]
 
 ATTENTION = "attention.safetensors"
 """The attention maps of the shown examples, where an evaluation made them."""
+
+
+def write_attention(folder: Path, maps: Mapping[AnswerKey, AttentionMap]) -> Path:
+    """Keep the maps of the shown examples with the run.
+
+    Raises:
+        OutputError: the file cannot be written.
+    """
+    path = folder / ATTENTION
+    write_atomically(path, pack_attention_maps(maps))
+    return path
 
 
 def rebuild_report(

@@ -50,8 +50,8 @@
   const colourOf = (value, signed) => {
     const strength = Math.min(Math.abs(value), 1);
     if (signed) return value < 0 ? [33, 102, 242, 215 * strength] : [224, 50, 20, 215 * strength];
-    // From transparent over orange to yellow: visible on dark and on light pictures.
-    return [255 - 25 * (1 - strength), 40 + 190 * strength * strength, 20, 60 * Math.min(1, 12 * strength) + 160 * strength];
+    // Opacity is the weight; the strongest turn yellow, which shows on dark and on light pictures.
+    return [255, 40 + 190 * strength * strength, 20, 225 * strength];
   };
 
   // A token's weight is spread over its box; tokens of several scales add up.

@@ -1,0 +1,77 @@
+"""Metrics of tasks: intervals by resampling images, or groups where a metric joins questions."""
+
+import math
+from collections import defaultdict
+from collections.abc import Sequence
+
+import pytest
+from evaluation.made import record
+
+from adaptvis.evaluation.metrics import task_metrics
+from adaptvis.evaluation.statistics import Z_95, clustered_interval, paired_gain
+from adaptvis.tasks import Answered
+
+
+def set_accuracy(answers: Sequence[Answered]) -> dict[str, float]:
+    """Groups that are right throughout, over a quarter of the questions, as WhatsUp counts."""
+    groups = defaultdict(list)
+    for answer in answers:
+        groups[answer.tags["group"]].append(answer.correct)
+    return {"set": sum(len(g) == 4 and all(g) for g in groups.values()) / (len(answers) / 4)}
+
+
+def mean(answers: Sequence[Answered]) -> dict[str, float]:
+    return {"accuracy": sum(a.score for a in answers) / len(answers)}
+
+
+def test_groups_are_drawn_whole_and_their_copies_stay_apart() -> None:
+    # 60 of 100 sets are right; a single wrong answer breaks each of the others.
+    records = [
+        record(4 * g + k, tags={"group": f"g{g}"}, correct=g < 60 or k > 0)
+        for g in range(100)
+        for k in range(4)
+    ]
+    (metric,), _ = task_metrics(set_accuracy, {"baseline": records}, [])
+    assert metric.value == pytest.approx(0.6)
+    assert metric.clusters == 100
+    # Copies that fell together, or sets torn apart, would push the interval far below.
+    half = Z_95 * math.sqrt(0.6 * 0.4 / 100)
+    assert metric.low == pytest.approx(0.6 - half, abs=0.025)
+    assert metric.high == pytest.approx(0.6 + half, abs=0.025)
+
+
+def test_differences_are_paired() -> None:
+    before = [record(i, image_id=f"i{i // 2}", correct=i % 4 < 2) for i in range(400)]
+    after = [record(i, "x", image_id=f"i{i // 2}", correct=i % 4 < 2 or i < 40) for i in range(400)]
+    metrics, gains = task_metrics(mean, {"baseline": before, "x": after}, [("x", "baseline")])
+    points = [[float(r.correct) for r in records] for records in (after, before)]
+    images = [r.image_id for r in before]
+    expected = paired_gain(*points, images)
+    (gain,) = gains
+    assert gain.difference == pytest.approx(expected.mean) == pytest.approx(0.05)
+    assert (gain.low, gain.high) == pytest.approx((expected.low, expected.high), abs=0.01)
+    assert gain.verdict == "reliable gain"
+    # Unpaired, the intervals of the two methods overlap by far.
+    assert metrics[0].high > metrics[1].low
+    low, high = clustered_interval(points[1], images)
+    assert (metrics[0].low, metrics[0].high) == pytest.approx((low, high), abs=0.015)
+
+
+def test_undefined_values_are_left_out() -> None:
+    def precision(answers: Sequence[Answered]) -> dict[str, float]:
+        said = [a for a in answers if a.answer == "yes"]
+        return {"precision": sum(a.correct for a in said) / len(said) if said else math.nan}
+
+    silent = [record(i, answer="no") for i in range(30)]
+    assert task_metrics(precision, {"baseline": silent}, []) == ([], [])
+    once = [record(i, answer="yes" if i == 0 else "no") for i in range(30)]
+    (metric,), _ = task_metrics(precision, {"baseline": once}, [])
+    assert (metric.value, metric.low, metric.high) == (1, 1, 1)
+
+
+def test_one_image_says_nothing_of_others() -> None:
+    records = [record(i, image_id="same") for i in range(30)]
+    metrics, (gain,) = task_metrics(mean, {"a": records, "b": records}, [("b", "a")])
+    assert [(m.value, m.low, m.high) for m in metrics] == [(1, 0, 1)] * 2
+    assert (gain.low, gain.high) == (-1, 1)
+    assert gain.verdict == "too few images to tell"
