@@ -65,15 +65,19 @@ def vsr_metrics(answers: Sequence[Answered]) -> dict[str, float]:
 def _read(resized: bool, data: Data) -> Questions:
     if data.hub is not None:
         rows = read_hub(data.hub, "test")
-        return Questions(
-            f"{rows.name} sha256:{rows.digest}",
-            lambda: [_sample(e, i, data.folder, resized) for i, e in enumerate(rows.entries)],
-        )
+        source = f"{rows.name} sha256:{rows.digest}"
+        return Questions(source, partial(_samples, rows.entries, data.folder, resized))
     path = data.folder / "test.jsonl"
-    return Questions(
-        f"VSR {path.name} sha256:{digest(path)}",
-        lambda: [_sample(e, i, data.folder, resized) for i, e in enumerate(read_jsonl(path))],
-    )
+    source = f"VSR {path.name} sha256:{digest(path)}"
+    return Questions(source, partial(_from_folder, path, resized))
+
+
+def _from_folder(path: Path, resized: bool) -> list[Sample]:
+    return _samples(read_jsonl(path), path.parent, resized)
+
+
+def _samples(entries: Sequence[Entry], folder: Path, resized: bool) -> list[Sample]:
+    return [_sample(entry, index, folder, resized) for index, entry in enumerate(entries)]
 
 
 def _sample(entry: Entry, index: int, folder: Path, resized: bool) -> Sample:
