@@ -14,7 +14,7 @@ from adaptvis.tasks.benchmark import Benchmark, Data, Questions, Wanted
 from adaptvis.tasks.files import Entry, digest, read_jsonl
 from adaptvis.tasks.grading import Grade
 from adaptvis.tasks.hub import HubRows, read_hub
-from adaptvis.tasks.images import inside, open_images
+from adaptvis.tasks.images import pictures_in
 from adaptvis.tasks.options import cambrian_letter, letters_mentioned, lmms_eval_letter
 from adaptvis.tasks.suffixes import OPTION_LETTER
 
@@ -83,8 +83,8 @@ def _read(kind: str, data: Data) -> Questions:
 def _from_folder(folder: Path, paths: Sequence[Path]) -> list[Sample]:
     samples = []
     for entry in (entry for path in paths for entry in read_jsonl(path)):
-        path = inside(folder, entry.text("filename"), entry.where)
-        samples.append(_sample(entry, partial(open_images, (path,), entry.where)))
+        images = pictures_in(folder, (entry.text("filename"),), entry.where)
+        samples.append(_sample(entry, images))
     return samples
 
 

@@ -17,7 +17,7 @@ from adaptvis.tasks.benchmark import Benchmark, Data, Questions, Wanted
 from adaptvis.tasks.files import Entry, digest, read_csv
 from adaptvis.tasks.grading import Grade
 from adaptvis.tasks.hub import HubRows, read_hub
-from adaptvis.tasks.images import inside, open_images
+from adaptvis.tasks.images import pictures_in
 from adaptvis.tasks.options import letters_mentioned, parse_letter
 from adaptvis.tasks.suffixes import OPTION_LETTER
 
@@ -62,8 +62,7 @@ def _from_folder(data: Data, corrected: bool) -> list[Sample]:
     samples = []
     for entry in read_csv(data.folder / "Questions.csv", _COLUMNS):
         name = f"{entry.whole('Index')}.jpg"
-        path = inside(data.folder / "MMVP Images", name, entry.where)
-        images = partial(open_images, (path,), entry.where)
+        images = pictures_in(data.folder / "MMVP Images", (name,), entry.where)
         samples.append(_sample(entry, images, corrected))
     return samples
 

@@ -15,12 +15,12 @@ from pathlib import Path
 from PIL.Image import Image
 
 from adaptvis.errors import DataError
-from adaptvis.tasks.base import Answered, Sample
+from adaptvis.tasks.base import Answered, Pictures, Sample
 from adaptvis.tasks.benchmark import Benchmark, Data, Questions, Wanted
 from adaptvis.tasks.files import Entry, digest, read_jsonl
 from adaptvis.tasks.grading import Grade, grade
 from adaptvis.tasks.hub import read_hub
-from adaptvis.tasks.images import inside, open_image
+from adaptvis.tasks.images import pictures_in
 from adaptvis.tasks.yes_no import ratio, yes_no_scores
 
 __all__ = ["VSR", "grade_vsr", "vsr_metrics"]
@@ -89,12 +89,12 @@ def _sample(entry: Entry, index: int, folder: Path, resized: bool) -> Sample:
     if match is None:
         raise DataError(f"{entry.where}: image_link {link!r:.80} is not a COCO address")
     question = _INSTRUCTION + entry.text("caption")
-    size = _REFERENCE_SIZE if resized else None
+    pictures = pictures_in(folder, (match.group(1),), entry.where)
     return Sample(
         id=f"vsr-{index:04d}",
         prompt=question,
         raw_prompt=f"User: <image>\n {question} Assistant:",
-        images=partial(_images, inside(folder, match.group(1), entry.where), size, entry.where),
+        images=partial(_stretched, pictures) if resized else pictures,
         gold=("Yes",) if label else ("No",),
         category=entry.text("relation"),
         image_id=match.group(1),
@@ -103,9 +103,8 @@ def _sample(entry: Entry, index: int, folder: Path, resized: bool) -> Sample:
     )
 
 
-def _images(path: Path, size: tuple[int, int] | None, where: str) -> tuple[Image, ...]:
-    image = open_image(path, where)
-    return (image.resize(size) if size else image,)
+def _stretched(pictures: Pictures) -> tuple[Image, ...]:
+    return tuple(image.resize(_REFERENCE_SIZE) for image in pictures())
 
 
 def _benchmark(name: str, description: str, *, resized: bool) -> Benchmark:

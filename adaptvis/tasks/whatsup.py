@@ -21,7 +21,7 @@ from adaptvis.tasks.benchmark import Benchmark, Data, Questions, Wanted
 from adaptvis.tasks.files import Entry, digest, read_json, read_jsonl
 from adaptvis.tasks.grading import Grade, grade, normalised_words
 from adaptvis.tasks.hub import HubRows, read_hub
-from adaptvis.tasks.images import inside, open_images
+from adaptvis.tasks.images import pictures_in
 from adaptvis.tasks.splits import by_picture
 
 __all__ = ["WHATSUP", "chat_question", "grade_whatsup", "pair_and_set_accuracy"]
@@ -115,10 +115,8 @@ def _from_folder(subset: _Subset, folder: Path, annotation: Path, prompts: Path)
     for index, (item, line) in enumerate(_aligned(items, prompts, annotation.name)):
         where = f"{annotation}, item {index}"
         name, tags = _controlled(item, where) if subset.controlled else _found(item, subset, where)
-        path = inside(folder, name, where)
-        samples.append(
-            _sample(subset, index, line, partial(open_images, (path,), where), name, tags)
-        )
+        images = pictures_in(folder, (name,), where)
+        samples.append(_sample(subset, index, line, images, name, tags))
     return samples
 
 
