@@ -2,14 +2,15 @@
 
 import os
 from collections.abc import Callable, Hashable, Sequence
-from dataclasses import dataclass, field
-from functools import cache
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 from adaptvis.errors import ConfigError, DataError
 from adaptvis.tasks.base import Answered, Part, Sample, Task
 from adaptvis.tasks.grading import Grade
-from adaptvis.tasks.splits import Split, check_split, split_indices
+from adaptvis.tasks.splits import Split, by_picture, check_split, split_indices
 
 __all__ = ["DATA_ROOT", "Benchmark", "Data", "Questions", "Wanted"]
 
@@ -76,7 +77,7 @@ class Benchmark:
     metrics: Callable[[Sequence[Answered]], dict[str, float]] | None = None
     hub: str | None = None
     hub_note: str = ""
-    group: Callable[[Sample], Hashable] = field(default=lambda sample: sample.image_id)
+    group: Callable[[Sample], Hashable] = by_picture
     grouped_only: bool = False
     max_new_tokens: int = 16
 
@@ -95,24 +96,16 @@ class Benchmark:
         self._check(place)
         questions = self.read(place)
         rule: Split = "grouped" if self.grouped_only else split
-        load = cache(lambda: _numbered(questions))
-
-        def indices(part: Part) -> list[int]:
-            return split_indices(load(), part, rule, self.group)
-
-        def loader(part: Part) -> list[Sample]:
-            samples = load()
-            return [samples[i] for i in indices(part)]
-
+        parts = _Parts(questions, rule, self.group)
         return Task(
             name=self.name,
             description=self.description,
-            loader=loader,
+            loader=parts.load,
             source=f"{questions.source}; {rule} split",
             max_new_tokens=self.max_new_tokens,
             grader=self.grader,
             metrics=self.metrics,
-            index_rule=indices,
+            index_rule=parts.indices,
         )
 
     @property
@@ -174,8 +167,27 @@ def _there(path: Path, *, folder: bool) -> bool:
     return path.is_dir() if folder else path.is_file()
 
 
-def _numbered(questions: Questions) -> list[Sample]:
-    samples = questions.load()
-    if not samples:
-        raise DataError(f"There is no question in {questions.source}")
-    return samples
+@dataclass
+class _Parts:
+    """The parts of a benchmark; its questions are read when a part is first asked for."""
+
+    questions: Questions
+    split: Split
+    group: Callable[[Sample], Hashable]
+
+    @cached_property
+    def samples(self) -> list[Sample]:
+        samples = self.questions.load()
+        if not samples:
+            raise DataError(f"There is no question in {self.questions.source}")
+        return samples
+
+    def indices(self, part: Part) -> list[int]:
+        return split_indices(self.samples, part, self.split, self.group)
+
+    def load(self, part: Part) -> list[Sample]:
+        return [self.samples[i] for i in self.indices(part)]
+
+    def __getstate__(self) -> dict[str, Any]:
+        # Another process reads the files itself.
+        return {name: value for name, value in vars(self).items() if name != "samples"}

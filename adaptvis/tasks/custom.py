@@ -15,7 +15,7 @@ from pathlib import Path
 from adaptvis.errors import DataError, unknown_name
 from adaptvis.tasks.base import Part, Sample, Task
 from adaptvis.tasks.files import Entry, digest, read_jsonl
-from adaptvis.tasks.images import inside, open_image, open_images
+from adaptvis.tasks.images import pictures_in
 
 __all__ = ["custom_task"]
 
@@ -42,7 +42,7 @@ def custom_task(path: Path) -> Task:
 
 def _load(path: Path, part: Part) -> list[Sample]:
     folder = path.parent.resolve()
-    checked: set[Path] = set()
+    checked: set[str] = set()
     samples = []
     parts: set[str] = set()
     for entry in read_jsonl(path):
@@ -70,15 +70,14 @@ def _part(entry: Entry) -> str:
     return str(part)
 
 
-def _sample(entry: Entry, folder: Path, checked: set[Path], number: str) -> Sample:
+def _sample(entry: Entry, folder: Path, checked: set[str], number: str) -> Sample:
     where = entry.where
     names = entry.texts("images" if "images" in entry.fields else "image")
-    paths = tuple(inside(folder, name, where) for name in names)
-    for path in paths:
+    for name in names:
         # Your own files: better told now than in the middle of a run.
-        if path not in checked:
-            open_image(path, where)
-            checked.add(path)
+        if name not in checked:
+            pictures_in(folder, (name,), where)()
+            checked.add(name)
     gold = entry.texts("answers" if "answers" in entry.fields else "answer")
     options = entry.texts("options") if "options" in entry.fields else ()
     if options and not {g.lower() for g in gold} & {o.lower() for o in options}:
@@ -92,7 +91,7 @@ def _sample(entry: Entry, folder: Path, checked: set[Path], number: str) -> Samp
     return Sample(
         id=str(entry.fields.get("id", number)),
         prompt=question[0],
-        images=partial(open_images, paths, where),
+        images=pictures_in(folder, names, where),
         gold=gold,
         category=str(entry.fields.get("category", "all questions")),
         image_id="|".join(names),

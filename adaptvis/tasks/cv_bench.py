@@ -6,6 +6,7 @@ Source: Tong et al. 2024 (Cambrian-1), nyu-visionx/CV-Bench; the prompt's last l
 from collections import defaultdict
 from collections.abc import Sequence
 from functools import partial
+from pathlib import Path
 
 from adaptvis.errors import DataError
 from adaptvis.tasks.base import Answered, Pictures, Sample
@@ -13,7 +14,7 @@ from adaptvis.tasks.benchmark import Benchmark, Data, Questions, Wanted
 from adaptvis.tasks.files import Entry, digest, read_jsonl
 from adaptvis.tasks.grading import Grade
 from adaptvis.tasks.hub import HubRows, read_hub
-from adaptvis.tasks.images import inside, open_images
+from adaptvis.tasks.images import pictures_in
 from adaptvis.tasks.options import cambrian_letter, letters_mentioned, lmms_eval_letter
 from adaptvis.tasks.suffixes import OPTION_LETTER
 
@@ -72,25 +73,23 @@ def _read(kind: str, data: Data) -> Questions:
     if data.hub is not None:
         tables = [read_hub(data.hub, "test", p.upper(), images=("image",)) for p in parts]
         source = ", ".join(f"{rows.name} sha256:{rows.digest}" for rows in tables)
-        return Questions(source, lambda: [s for rows in tables for s in _from_hub(rows)])
+        return Questions(source, partial(_from_hub, tables))
     paths = [data.folder / f"test_{part}.jsonl" for part in parts]
     names = ", ".join(path.name for path in paths)
-    return Questions(
-        f"CV-Bench {names} sha256:{digest(*paths)}",
-        lambda: [s for path in paths for s in _from_folder(data, path.name)],
-    )
+    source = f"CV-Bench {names} sha256:{digest(*paths)}"
+    return Questions(source, partial(_from_folder, data.folder, paths))
 
 
-def _from_folder(data: Data, name: str) -> list[Sample]:
+def _from_folder(folder: Path, paths: Sequence[Path]) -> list[Sample]:
     samples = []
-    for entry in read_jsonl(data.folder / name):
-        path = inside(data.folder, entry.text("filename"), entry.where)
-        samples.append(_sample(entry, partial(open_images, (path,), entry.where)))
+    for entry in (entry for path in paths for entry in read_jsonl(path)):
+        images = pictures_in(folder, (entry.text("filename"),), entry.where)
+        samples.append(_sample(entry, images))
     return samples
 
 
-def _from_hub(rows: HubRows) -> list[Sample]:
-    return [_sample(entry, rows.images(i)) for i, entry in enumerate(rows.entries)]
+def _from_hub(tables: Sequence[HubRows]) -> list[Sample]:
+    return [_sample(e, rows.images(i)) for rows in tables for i, e in enumerate(rows.entries)]
 
 
 def _sample(entry: Entry, images: Pictures) -> Sample:

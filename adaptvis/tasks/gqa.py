@@ -12,7 +12,7 @@ from adaptvis.tasks.benchmark import Benchmark, Data, Questions, Wanted
 from adaptvis.tasks.files import Entry, digest, read_json
 from adaptvis.tasks.grading import Grade, grade
 from adaptvis.tasks.hub import HubRows, read_hub
-from adaptvis.tasks.images import inside, open_images
+from adaptvis.tasks.images import pictures_in
 from adaptvis.tasks.suffixes import SHORT_ANSWER
 
 __all__ = ["GQA", "gqa_metrics", "grade_gqa"]
@@ -64,8 +64,8 @@ def _from_folder(data: Data) -> list[Sample]:
         if not isinstance(fields, dict):
             raise DataError(f"{where}: expected an object, got {type(fields).__name__}")
         entry = Entry(fields, where)
-        image = inside(data.folder / "images", f"{entry.text('imageId')}.jpg", where)
-        samples.append(_sample(entry, identifier, partial(open_images, (image,), where)))
+        images = pictures_in(data.folder / "images", (f"{entry.text('imageId')}.jpg",), where)
+        samples.append(_sample(entry, identifier, images))
     return samples
 
 

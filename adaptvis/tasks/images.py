@@ -1,15 +1,17 @@
 """Opening pictures that others made: inside their root, bounded in size, errors that name them."""
 
 import io
+import os
 import struct
 import zlib
+from functools import partial
 from pathlib import Path
 
 from PIL import Image, UnidentifiedImageError
 
 from adaptvis.errors import DataError
 
-__all__ = ["decode_image", "inside", "open_image", "open_images"]
+__all__ = ["decode_image", "inside", "open_image", "pictures_in"]
 
 _BROKEN = (OSError, SyntaxError, ValueError, EOFError, IndexError, struct.error, zlib.error)
 
@@ -25,7 +27,7 @@ def inside(root: Path, name: str, where: str) -> Path:
     except (OSError, ValueError, RuntimeError) as error:
         raise DataError(f"{where}: {name!r} is not a file name ({error})") from None
     if not path.is_relative_to(root.resolve()):
-        raise DataError(f"{where}: image {name!r} lies outside the folder {root}")
+        raise DataError(_outside(name, root, where))
     return path
 
 
@@ -39,9 +41,30 @@ def open_image(path: Path, where: str = "") -> Image.Image:
     return _decode(path, f"{where}: image {path}" if where else f"The image {path}")
 
 
-def open_images(paths: tuple[Path, ...], where: str = "") -> tuple[Image.Image, ...]:
-    """Several pictures, see :func:`open_image`."""
-    return tuple(open_image(path, where) for path in paths)
+def pictures_in(root: Path, names: tuple[str, ...], where: str) -> partial[tuple[Image.Image, ...]]:
+    """What opens these pictures when it is called; nothing is opened before.
+
+    Names that leave `root` by themselves are refused at once, links out of it on opening: there
+    can be hundreds of thousands of names, and following links asks the file system for each.
+
+    Raises:
+        DataError: a name lies outside `root`; on calling, see :func:`inside` and
+            :func:`open_image`.
+    """
+    for name in names:
+        if os.path.isabs(name):
+            inside(root, name, where)
+        elif os.path.normpath(name).split(os.sep)[0] == os.pardir:
+            raise DataError(_outside(name, root, where))
+    return partial(_open_inside, root, names, where)
+
+
+def _open_inside(root: Path, names: tuple[str, ...], where: str) -> tuple[Image.Image, ...]:
+    return tuple(open_image(inside(root, name, where), where) for name in names)
+
+
+def _outside(name: str, root: Path, where: str) -> str:
+    return f"{where}: image {name!r} lies outside the folder {root}"
 
 
 def decode_image(content: bytes, name: str) -> Image.Image:

@@ -17,7 +17,7 @@ from adaptvis.tasks.benchmark import Benchmark, Data, Questions, Wanted
 from adaptvis.tasks.files import Entry, digest, read_csv
 from adaptvis.tasks.grading import Grade
 from adaptvis.tasks.hub import HubRows, read_hub
-from adaptvis.tasks.images import inside, open_images
+from adaptvis.tasks.images import pictures_in
 from adaptvis.tasks.options import letters_mentioned, parse_letter
 from adaptvis.tasks.suffixes import OPTION_LETTER
 
@@ -62,8 +62,7 @@ def _from_folder(data: Data, corrected: bool) -> list[Sample]:
     samples = []
     for entry in read_csv(data.folder / "Questions.csv", _COLUMNS):
         name = f"{entry.whole('Index')}.jpg"
-        path = inside(data.folder / "MMVP Images", name, entry.where)
-        images = partial(open_images, (path,), entry.where)
+        images = pictures_in(data.folder / "MMVP Images", (name,), entry.where)
         samples.append(_sample(entry, images, corrected))
     return samples
 
@@ -92,6 +91,10 @@ def _sample(entry: Entry, images: Pictures, corrected: bool) -> Sample:
     )
 
 
+def _pair(sample: Sample) -> str:
+    return sample.tags["pair"]
+
+
 def _benchmark(name: str, description: str, *, corrected: bool) -> Benchmark:
     return Benchmark(
         name=name,
@@ -107,7 +110,7 @@ def _benchmark(name: str, description: str, *, corrected: bool) -> Benchmark:
         metrics=mmvp_metrics,
         hub="lmms-lab-eval/MMVP",
         hub_note="this copy has the corrected labels; MMVP/MMVP itself holds pictures only",
-        group=lambda sample: sample.tags["pair"],
+        group=_pair,
         grouped_only=True,
     )
 

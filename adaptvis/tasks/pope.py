@@ -11,7 +11,7 @@ from adaptvis.tasks.benchmark import Benchmark, Data, Questions, Wanted
 from adaptvis.tasks.files import Entry, digest, read_jsonl
 from adaptvis.tasks.grading import Grade, grade
 from adaptvis.tasks.hub import HubRows, read_hub
-from adaptvis.tasks.images import inside, open_images
+from adaptvis.tasks.images import pictures_in
 from adaptvis.tasks.suffixes import SHORT_ANSWER
 from adaptvis.tasks.yes_no import yes_no_scores
 
@@ -59,8 +59,7 @@ def _from_folder(data: Data, name: str) -> list[Sample]:
     samples = []
     for entry in read_jsonl(data.folder / name):
         image = entry.text("image")
-        path = inside(data.folder / "val2014", image, entry.where)
-        images = partial(open_images, (path,), entry.where)
+        images = pictures_in(data.folder / "val2014", (image,), entry.where)
         samples.append(_sample(entry, entry.text("text"), entry.text("label"), image, images))
     return samples
 

@@ -12,7 +12,7 @@ from typing import Literal, get_args
 from adaptvis.errors import ConfigError, unknown_name
 from adaptvis.tasks.base import Part, Sample
 
-__all__ = ["SPLITS", "Split", "check_split", "split_indices"]
+__all__ = ["SPLITS", "Split", "by_picture", "check_split", "split_indices"]
 
 Split = Literal["reference", "grouped"]
 """Single questions are drawn (the published rule), or whole groups of them."""
@@ -23,18 +23,25 @@ _VALIDATION_SHARE = 0.2
 
 
 def check_split(split: str) -> None:
-    """Raises:
-    ConfigError: there is no such split.
+    """Refuse an unknown split.
+
+    Raises:
+        ConfigError: there is no such split; the message suggests the nearest.
     """
     if split not in SPLITS:
         raise ConfigError(unknown_name("split", split, SPLITS))
+
+
+def by_picture(sample: Sample) -> str:
+    """The group of a question where nothing else is said: its picture."""
+    return sample.image_id
 
 
 def split_indices(
     samples: Sequence[Sample],
     part: Part,
     split: Split = "reference",
-    group: Callable[[Sample], Hashable] = lambda sample: sample.image_id,
+    group: Callable[[Sample], Hashable] = by_picture,
 ) -> list[int]:
     """Positions of the part's samples, ascending; a fifth is validation.
 

@@ -13,7 +13,7 @@ from adaptvis.tasks.benchmark import Benchmark, Data, Questions, Wanted
 from adaptvis.tasks.files import Entry, digest, read_json
 from adaptvis.tasks.grading import Grade, grade
 from adaptvis.tasks.hub import HubRows, read_hub
-from adaptvis.tasks.images import inside, open_images
+from adaptvis.tasks.images import pictures_in
 from adaptvis.tasks.suffixes import SHORT_ANSWER
 from adaptvis.tasks.vqa_normalisation import soft_accuracy
 
@@ -66,8 +66,7 @@ def _from_folder(data: Data) -> list[Sample]:
         if identifier not in annotations:
             raise DataError(f"{question.where}: question {identifier} has no annotation")
         name = f"COCO_val2014_{question.whole('image_id'):012d}.jpg"
-        path = inside(data.folder / "val2014", name, question.where)
-        images = partial(open_images, (path,), question.where)
+        images = pictures_in(data.folder / "val2014", (name,), question.where)
         samples.append(_sample(question, annotations[identifier], images))
     return samples
 

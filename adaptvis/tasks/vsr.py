@@ -15,12 +15,12 @@ from pathlib import Path
 from PIL.Image import Image
 
 from adaptvis.errors import DataError
-from adaptvis.tasks.base import Answered, Sample
+from adaptvis.tasks.base import Answered, Pictures, Sample
 from adaptvis.tasks.benchmark import Benchmark, Data, Questions, Wanted
 from adaptvis.tasks.files import Entry, digest, read_jsonl
 from adaptvis.tasks.grading import Grade, grade
 from adaptvis.tasks.hub import read_hub
-from adaptvis.tasks.images import inside, open_image
+from adaptvis.tasks.images import pictures_in
 from adaptvis.tasks.yes_no import ratio, yes_no_scores
 
 __all__ = ["VSR", "grade_vsr", "vsr_metrics"]
@@ -65,15 +65,19 @@ def vsr_metrics(answers: Sequence[Answered]) -> dict[str, float]:
 def _read(resized: bool, data: Data) -> Questions:
     if data.hub is not None:
         rows = read_hub(data.hub, "test")
-        return Questions(
-            f"{rows.name} sha256:{rows.digest}",
-            lambda: [_sample(e, i, data.folder, resized) for i, e in enumerate(rows.entries)],
-        )
+        source = f"{rows.name} sha256:{rows.digest}"
+        return Questions(source, partial(_samples, rows.entries, data.folder, resized))
     path = data.folder / "test.jsonl"
-    return Questions(
-        f"VSR {path.name} sha256:{digest(path)}",
-        lambda: [_sample(e, i, data.folder, resized) for i, e in enumerate(read_jsonl(path))],
-    )
+    source = f"VSR {path.name} sha256:{digest(path)}"
+    return Questions(source, partial(_from_folder, path, resized))
+
+
+def _from_folder(path: Path, resized: bool) -> list[Sample]:
+    return _samples(read_jsonl(path), path.parent, resized)
+
+
+def _samples(entries: Sequence[Entry], folder: Path, resized: bool) -> list[Sample]:
+    return [_sample(entry, index, folder, resized) for index, entry in enumerate(entries)]
 
 
 def _sample(entry: Entry, index: int, folder: Path, resized: bool) -> Sample:
@@ -85,12 +89,12 @@ def _sample(entry: Entry, index: int, folder: Path, resized: bool) -> Sample:
     if match is None:
         raise DataError(f"{entry.where}: image_link {link!r:.80} is not a COCO address")
     question = _INSTRUCTION + entry.text("caption")
-    size = _REFERENCE_SIZE if resized else None
+    pictures = pictures_in(folder, (match.group(1),), entry.where)
     return Sample(
         id=f"vsr-{index:04d}",
         prompt=question,
         raw_prompt=f"User: <image>\n {question} Assistant:",
-        images=partial(_images, inside(folder, match.group(1), entry.where), size, entry.where),
+        images=partial(_stretched, pictures) if resized else pictures,
         gold=("Yes",) if label else ("No",),
         category=entry.text("relation"),
         image_id=match.group(1),
@@ -99,9 +103,8 @@ def _sample(entry: Entry, index: int, folder: Path, resized: bool) -> Sample:
     )
 
 
-def _images(path: Path, size: tuple[int, int] | None, where: str) -> tuple[Image, ...]:
-    image = open_image(path, where)
-    return (image.resize(size) if size else image,)
+def _stretched(pictures: Pictures) -> tuple[Image, ...]:
+    return tuple(image.resize(_REFERENCE_SIZE) for image in pictures())
 
 
 def _benchmark(name: str, description: str, *, resized: bool) -> Benchmark:

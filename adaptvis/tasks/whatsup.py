@@ -21,7 +21,8 @@ from adaptvis.tasks.benchmark import Benchmark, Data, Questions, Wanted
 from adaptvis.tasks.files import Entry, digest, read_json, read_jsonl
 from adaptvis.tasks.grading import Grade, grade, normalised_words
 from adaptvis.tasks.hub import HubRows, read_hub
-from adaptvis.tasks.images import inside, open_images
+from adaptvis.tasks.images import pictures_in
+from adaptvis.tasks.splits import by_picture
 
 __all__ = ["WHATSUP", "chat_question", "grade_whatsup", "pair_and_set_accuracy"]
 
@@ -114,10 +115,8 @@ def _from_folder(subset: _Subset, folder: Path, annotation: Path, prompts: Path)
     for index, (item, line) in enumerate(_aligned(items, prompts, annotation.name)):
         where = f"{annotation}, item {index}"
         name, tags = _controlled(item, where) if subset.controlled else _found(item, subset, where)
-        path = inside(folder, name, where)
-        samples.append(
-            _sample(subset, index, line, partial(open_images, (path,), where), name, tags)
-        )
+        images = pictures_in(folder, (name,), where)
+        samples.append(_sample(subset, index, line, images, name, tags))
     return samples
 
 
@@ -268,6 +267,10 @@ _SUBSETS = (
 )
 
 
+def _set_of_four(sample: Sample) -> str:
+    return sample.tags["group"]
+
+
 def _benchmark(subset: _Subset) -> Benchmark:
     prompts = "the repository shiqichen17/AdaptVis"
     return Benchmark(
@@ -285,7 +288,7 @@ def _benchmark(subset: _Subset) -> Benchmark:
         metrics=pair_and_set_accuracy if subset.controlled else None,
         hub=_HUB,
         hub_note=f"the hub has no questions: {subset.prompts} is needed in the folder as well",
-        group=(lambda s: s.tags["group"]) if subset.controlled else (lambda s: s.image_id),
+        group=_set_of_four if subset.controlled else by_picture,
         max_new_tokens=100,
     )
 

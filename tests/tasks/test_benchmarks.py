@@ -1,5 +1,6 @@
 """The registry of published benchmarks: missing data, where it is looked for, unknown names."""
 
+import pickle
 from pathlib import Path
 
 import pytest
@@ -68,6 +69,17 @@ def test_indices_are_those_of_the_loaded_samples(tmp_path: Path) -> None:
     assert [everything[i] for i in validation] == task.load(part="validation")
     assert sorted([*validation, *(task.indices("test") or [])]) == list(range(20))
     assert get_task("2ds").indices("test") is None
+
+
+def test_a_task_can_be_sent_to_another_process(tmp_path: Path) -> None:
+    task = get_task("controlled_a", data=write_whatsup(tmp_path, groups=2))
+    before = pickle.dumps(task)
+    samples = task.load(part="all")
+    assert len(pickle.dumps(task)) == len(before)  # without the questions
+    (copy, sample) = pickle.loads(pickle.dumps((task, samples[3])))
+    assert [s.raw_prompt for s in copy.load()] == [s.raw_prompt for s in task.load()]
+    assert copy.grade(sample, "under").strict
+    assert sample.images()[0].size == (8, 6)
 
 
 def test_too_few_questions_for_a_validation_part(tmp_path: Path) -> None:

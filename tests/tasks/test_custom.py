@@ -83,7 +83,12 @@ def test_a_bad_line_is_named(tmp_path: Path, bad: dict[str, Any] | str, message:
     assert "\n" not in text
 
 
-def test_an_absolute_path_is_refused(tmp_path: Path) -> None:
+def test_an_absolute_path_inside_the_folder_is_read(tmp_path: Path) -> None:
+    path = write(tmp_path / "d", {**GOOD, "image": str(tmp_path / "d/red.png")})
+    assert get_task(path).load()[0].images()[0].size == (8, 6)
+
+
+def test_an_absolute_path_outside_is_refused(tmp_path: Path) -> None:
     Image.new("RGB", (8, 8)).save(tmp_path / "secret.png")
     path = write(tmp_path / "d", {**GOOD, "image": str(tmp_path / "secret.png")})
     with pytest.raises(DataError, match="outside the folder"):

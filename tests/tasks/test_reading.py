@@ -12,7 +12,7 @@ from PIL import Image
 
 from adaptvis.errors import DataError
 from adaptvis.tasks.files import read_csv, read_json, read_jsonl
-from adaptvis.tasks.images import decode_image, inside, open_image
+from adaptvis.tasks.images import decode_image, inside, open_image, pictures_in
 
 
 @pytest.mark.parametrize(
@@ -129,5 +129,10 @@ def test_paths_stay_inside_their_root(tmp_path: Path) -> None:
     for name in ("../a.png", "/etc/passwd", "out/a.png", "deep/../../root2/a.png"):
         with pytest.raises(DataError, match=r"q: image .* lies outside the folder"):
             inside(root, name, "q")
+        with pytest.raises(DataError, match=r"q: image .* lies outside the folder"):
+            pictures_in(root, (name,), "q")()
+    for name in ("../a.png", "/etc/passwd", "deep/../../root2/a.png"):
+        with pytest.raises(DataError, match="outside the folder"):
+            pictures_in(root, (name,), "q")  # refused before anything is opened
     with pytest.raises(DataError, match="is not a file name"):
         inside(root, "a\0b", "q")
