@@ -86,9 +86,8 @@ def _write_html(
     folder: Path,
     load_engine: "Callable[[str], Engine] | None",
 ) -> Path:
-    from adaptvis.attention_map import write_attention_maps
     from adaptvis.cli.report_attention import attention_of_examples
-    from adaptvis.evaluation.report import ATTENTION, changed_answers, write_report
+    from adaptvis.evaluation.report import changed_answers, write_attention, write_report
 
     samples = {(name, s.id): s for name, of in run.samples.items() for s in of}
     attention = None
@@ -100,7 +99,7 @@ def _write_html(
             load_engine,
             plan.prompts,
         )
-        write_attention_maps(folder / ATTENTION, attention)
+        write_attention(folder, attention)
     return write_report(
         folder,
         summary,
