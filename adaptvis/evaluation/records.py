@@ -3,6 +3,7 @@
 import json
 import math
 import os
+import sys
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, fields, replace
 from itertools import groupby
@@ -103,8 +104,12 @@ class Record:
         return json.dumps(asdict(self), ensure_ascii=False, allow_nan=False) + "\n"
 
     @classmethod
-    def from_line(cls, line: str) -> "Record":
+    def from_line(cls, line: str, before: "Record | None" = None) -> "Record":
         """The record of one line.
+
+        Args:
+            before: the record of the line before. Records of one question say the same about it,
+                and share the objects that say so: many of them fit in memory.
 
         Raises:
             ValueError: not the JSON of a record.
@@ -112,7 +117,15 @@ class Record:
         value: Any = json.loads(line)
         if not isinstance(value, dict) or set(value) != {f.name for f in fields(cls)}:
             raise ValueError("not the fields of a record")
-        return cls(**(value | {"gold": tuple(value["gold"])}))
+        value["gold"] = tuple(value["gold"])
+        if before is not None:
+            for name in value:
+                known = getattr(before, name)
+                if isinstance(known, str | tuple | dict) and value[name] == known:
+                    value[name] = known
+        for name in ("method", "answer", "reason"):
+            value[name] = sys.intern(value[name])
+        return cls(**value)
 
 
 def iterate_records(path: str | Path) -> Iterator[Record]:
@@ -246,13 +259,14 @@ def _with_ends(path: Path) -> Iterator[tuple[Record, int]]:
     except OSError as error:
         raise DataError(f"The records {path} cannot be read: {error.strerror}") from None
     end = 0
+    record: Record | None = None
     with file:
         for number, line in enumerate(file, start=1):
             if not line.endswith(b"\n"):
                 return
             end += len(line)
             try:
-                record = Record.from_line(line.decode("utf-8"))
+                record = Record.from_line(line.decode("utf-8"), record)
             except (ValueError, TypeError):
                 raise DataError(f"{path}, line {number}: not a record of adaptvis") from None
             yield record, end
