@@ -34,6 +34,7 @@ __all__ = [
     "PairedGain",
     "Summary",
     "answered_by_all",
+    "failed",
     "read_summary",
     "right",
     "summarise",
@@ -124,7 +125,7 @@ def answered_by_all(
     left_out: dict[str, int] = defaultdict(int)
     for identifier in dict.fromkeys(r.id for of in methods.values() for r in of):
         found = [of.get(identifier) for of in by_id.values()]
-        if any(r is not None and _failed(r) for r in found):
+        if any(r is not None and failed(r) for r in found):
             left_out["could not be asked"] += 1
         elif None in found:
             left_out["not answered under every method"] += 1
@@ -134,7 +135,8 @@ def answered_by_all(
     return kept, dict(left_out)
 
 
-def _failed(record: Record) -> bool:
+def failed(record: Record) -> bool:
+    """Whether the question could not be asked, so that there is no answer to grade."""
     return record.error != ""
 
 

@@ -15,6 +15,7 @@ from rich.text import Text
 from adaptvis.evaluation.records import Record
 from adaptvis.evaluation.results import Accuracy, PairedGain, Summary
 from adaptvis.evaluation.statistics import Gain
+from adaptvis.evaluation.summary import failed
 
 __all__ = [
     "accuracy_table",
@@ -222,6 +223,8 @@ def _changed(records: Sequence[Record]) -> Iterator[tuple[Record, Record]]:
     first: dict[tuple[str, str, str], Record] = {}
     queues: dict[tuple[str, str, str], list[tuple[Record, Record]]] = {}
     for record in records:
+        if failed(record):
+            continue
         before = first.setdefault((record.model, record.task, record.id), record)
         if record.answer != before.answer:
             place = (record.model, record.task, record.method)

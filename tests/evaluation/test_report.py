@@ -7,7 +7,9 @@ import math
 from pathlib import Path
 
 import pytest
+from evaluation.made import failed, record
 from evaluation.scripted import ScriptedEngine, plan
+from evaluation.test_metrics import mean
 from PIL import Image
 from rich.console import Console
 
@@ -121,6 +123,20 @@ def test_tables_fit_80_columns(summary: Summary) -> None:
     text = rendered(report(summary, "one", "scripted"), overview_table(summary), width=80)
     assert "no reliable effect" in text or "reliable" in text
     assert "…" not in text
+
+
+def test_tables_of_metrics_fractions_and_questions_left_out() -> None:
+    made = [record(i, score=0.6, correct=True) for i in range(30)]
+    made += [record(i, "x", score=0.9, correct=True) for i in range(29)]
+    made.append(failed(record(29, "x", answer=""), "broken image"))
+    summary = summarise(made, metrics={"t": mean})
+    text = rendered(report(summary, "m", "t"))
+    assert "interval over images" in text
+    assert "1 left out: could not be asked" in text
+    assert "accuracy" in text
+    assert "[+30.0*]" in text
+    assert "McNemar p" in text
+    assert examples_table(made, 5).row_count == 0
 
 
 def test_plot_shows_every_model(tmp_path: Path, records: list[Record], summary: Summary) -> None:
