@@ -78,8 +78,8 @@ class Gain:
 
 
 def paired_gain(
-    treated: Sequence[bool] | NDArray[np.bool_],
-    reference: Sequence[bool] | NDArray[np.bool_],
+    treated: Sequence[float] | NDArray[np.float64] | NDArray[np.bool_],
+    reference: Sequence[float] | NDArray[np.float64] | NDArray[np.bool_],
     clusters: Sequence[str] | NDArray[np.intp],
     *,
     seed: int = 0,
@@ -88,7 +88,8 @@ def paired_gain(
     """Mean difference in correctness with a seeded percentile bootstrap over clusters.
 
     Args:
-        treated, reference: correctness of the same questions, in the same order, `[questions]`.
+        treated, reference: correctness of the same questions, or points from 0 to 1, in the same
+            order, `[questions]`.
         clusters: the image of each question.
         resamples: number of bootstrap draws; each draws as many images as there are.
 
@@ -113,8 +114,8 @@ def paired_gain(
 
 
 def clustered_standard_error(
-    treated: Sequence[bool] | NDArray[np.bool_],
-    reference: Sequence[bool] | NDArray[np.bool_],
+    treated: Sequence[float] | NDArray[np.float64] | NDArray[np.bool_],
+    reference: Sequence[float] | NDArray[np.float64] | NDArray[np.bool_],
     clusters: Sequence[str] | NDArray[np.intp],
 ) -> float:
     """Standard error of the mean paired difference, clustered.
@@ -130,8 +131,8 @@ def clustered_standard_error(
 
 
 def _prepare(
-    treated: Sequence[bool] | NDArray[np.bool_],
-    reference: Sequence[bool] | NDArray[np.bool_],
+    treated: Sequence[float] | NDArray[np.float64] | NDArray[np.bool_],
+    reference: Sequence[float] | NDArray[np.float64] | NDArray[np.bool_],
     clusters: Sequence[str] | NDArray[np.intp],
 ) -> tuple[NDArray[np.float64], NDArray[np.intp], int]:
     if not len(treated) == len(reference) == len(clusters) > 0:
