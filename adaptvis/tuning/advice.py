@@ -3,13 +3,14 @@
 from collections.abc import Iterable, Iterator
 
 from adaptvis.evaluation.statistics import RELIABLE_GAIN, Gain
-from adaptvis.tuning.cuts import Cuts
+from adaptvis.tuning.cuts import fewest_on_a_side
 from adaptvis.tuning.luck import ACCEPTABLE_LUCK, Luck
 from adaptvis.tuning.select import Selection
 from adaptvis.tuning.sweep import Sweep
 
 __all__ = ["RECOMMENDED_QUESTIONS", "advice"]
 
+_EDGE = 1.2
 RECOMMENDED_QUESTIONS = 2000
 """Below this a threshold overfitted badly on the embedded models, whatever the grid."""
 
@@ -62,16 +63,15 @@ def _kept(kept: bool, otherwise: str) -> str:
 
 
 def _questions(selection: Selection, luck: Luck) -> Iterator[str]:
-    found = f"{selection.questions} validation questions are few"
+    few = f"{selection.questions} validation questions are few"
     if luck.points > ACCEPTABLE_LUCK:
         yield (
-            f"{found} for the {selection.compared} settings compared: luck alone would make the "
-            f"best of them look {100 * luck.points:.1f} points better; about "
-            f"{max(luck.questions, RECOMMENDED_QUESTIONS)} would bring that to "
-            f"{100 * ACCEPTABLE_LUCK:.0f} points, and a smaller grid would help, too"
+            f"{few} for the {selection.compared} settings compared: luck alone would make the best "
+            f"of them look {100 * luck.points:.1f} points better; about {luck.questions} questions "
+            f"would bring that to {100 * ACCEPTABLE_LUCK:.0f} points, and a smaller grid helps, too"
         )
-    elif selection.questions < RECOMMENDED_QUESTIONS:
-        yield f"{found} for a threshold: {RECOMMENDED_QUESTIONS} or more are recommended"
+    if selection.questions < RECOMMENDED_QUESTIONS:
+        yield f"{few} for a threshold: {RECOMMENDED_QUESTIONS} or more are recommended"
 
 
 def _edges(sweep: Sweep, selection: Selection) -> Iterator[str]:
@@ -90,11 +90,10 @@ def _edges(sweep: Sweep, selection: Selection) -> Iterator[str]:
                     f"add {'smaller' if edge == alphas[0] else 'larger'} ones to --alphas"
                 )
     if selection.adaptive:
-        cuts = Cuts.of(sweep.confidence)
-        last = len(cuts.below) - 1
-        if selection.adaptvis.threshold in (cuts.threshold(0), cuts.threshold(last)):
+        below = int((sweep.confidence < selection.adaptvis.threshold).sum())
+        if min(below, selection.questions - below) <= _EDGE * fewest_on_a_side(selection.questions):
             yield (
                 f"the threshold {selection.adaptvis.threshold:g} is at the edge of what was "
-                "searched: hardly any question is on its other side, so a single coefficient may "
-                "do as well"
+                f"searched: {below} of {selection.questions} questions lie below it, so a single "
+                "coefficient may do as well"
             )

@@ -10,9 +10,17 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["FEWEST_QUESTIONS", "SMALLEST_SHARE", "BestCuts", "Cuts", "best_cuts", "largest_sum"]
+__all__ = [
+    "FEWEST_QUESTIONS",
+    "BestCuts",
+    "Cuts",
+    "best_cuts",
+    "fewest_on_a_side",
+    "largest_sum",
+    "shortest_between",
+]
 
-SMALLEST_SHARE = 0.05
+_SMALLEST_SHARE = 0.05
 FEWEST_QUESTIONS = 20
 _TIE = 1e-9
 
@@ -35,7 +43,7 @@ class Cuts(NamedTuple):
         order = np.argsort(confidence, kind="stable")
         values = confidence[order]
         total = len(values)
-        fewest = max(FEWEST_QUESTIONS, int(np.ceil(SMALLEST_SHARE * total)))
+        fewest = fewest_on_a_side(total)
         below = np.arange(fewest, total - fewest + 1)
         below = below[values[below - 1] < values[below]] if len(below) else below
         return cls(order, below, values)
@@ -46,11 +54,19 @@ class Cuts(NamedTuple):
         return shortest_between(float(self.confidence[below - 1]), float(self.confidence[below]))
 
 
+def fewest_on_a_side(total: int) -> int:
+    """So many of the questions must lie on either side of a threshold."""
+    return max(FEWEST_QUESTIONS, int(np.ceil(_SMALLEST_SHARE * total)))
+
+
 def shortest_between(low: float, high: float) -> float:
-    """The decimal of fewest digits in (low, high], the closest to the middle."""
+    """The decimal of fewest digits between the two, the closest to the middle.
+
+    Strictly between: confidences differ in the last digits from run to run.
+    """
     for digits in range(1, 17):
         value = round((low + high) / 2, digits)
-        if low < value <= high:
+        if low < value < high:
             return value
     return high
 

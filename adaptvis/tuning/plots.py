@@ -20,6 +20,8 @@ __all__ = ["plot_search"]
 _BLUE, _ORANGE, _GREEN, _GREY = "#0072B2", "#D55E00", "#009E73", "#777777"
 _MOST_THRESHOLDS = 200
 _MOST_NUMBERS = 16
+_CROWDED = 0.95
+_LAST_NINE = 1e-7
 
 
 def plot_search(
@@ -35,15 +37,18 @@ def plot_search(
 
     # A Figure of its own, not pyplot: nothing global is left behind in the user's process.
     selections, alphas = sweep.grid.shape
-    width = max(11.0, 3.5 + 0.9 * alphas)
-    heights = (max(1.6, 0.9 + 0.34 * selections), max(3.2, 0.9 + 0.34 * alphas))
-    figure = Figure(figsize=(width, 1.0 + sum(heights)), layout="constrained", dpi=130)
+    width = 4.5 + max(6.5, 2.0 + 0.62 * alphas)
+    heights = (max(1.7, 1.1 + 0.34 * selections), max(3.4, 1.3 + 0.34 * alphas))
+    figure = Figure(figsize=(width, 0.8 + sum(heights)), layout="constrained", dpi=130)
     FigureCanvasAgg(figure)
-    panels = figure.subplots(2, 2, height_ratios=heights)
-    _surface(panels[0][0], sweep, selection, objective)
-    _threshold_curve(panels[0][1], sweep, selection, objective)
-    _pairs(panels[1][0], sweep, selection, objective)
-    _confidences(panels[1][1], sweep, selection)
+    halves: Any = figure.subfigures(1, 2, width_ratios=(width - 4.8, 4.8))
+    left, right = halves
+    maps = left.subplots(2, 1, height_ratios=heights)
+    curves = right.subplots(2, 1)
+    _surface(maps[0], sweep, selection, objective)
+    _pairs(maps[1], sweep, selection, objective)
+    _threshold_curve(curves[0], sweep, selection, objective)
+    _confidences(curves[1], sweep, selection)
     figure.suptitle(
         _label(f"{title}\n" if title else "") + f"{selection.questions} validation questions",
         fontsize=11,
@@ -98,7 +103,7 @@ def _heat(axes: Any, values: NDArray[np.float64], columns: list[str], rows: list
         axes.figure.colorbar(picture, ax=axes)
         axes.tick_params(axis="x", rotation=90)
         return
-    middle = (percent.min() + percent.max()) / 2
+    bright = percent.min() + 0.6 * (percent.max() - percent.min())
     for row, column in np.ndindex(percent.shape):
         axes.text(
             column,
@@ -107,7 +112,7 @@ def _heat(axes: Any, values: NDArray[np.float64], columns: list[str], rows: list
             ha="center",
             va="center",
             fontsize=7,
-            color="black" if percent[row, column] > middle else "white",
+            color="black" if percent[row, column] > bright else "white",
         )
 
 
@@ -143,16 +148,16 @@ def _threshold_curve(
     axes.set_ylabel(_label(f"{objective.name} (%)"))
     kept = "" if selection.adaptive else " (not kept)"
     axes.set_title(f"AdaptVis against its threshold{kept}", fontsize=10)
-    axes.legend(fontsize=8, frameon=False)
-    _tidy(axes)
+    axes.legend(fontsize=8, framealpha=0.9, edgecolor="none")
+    _confidence_axis(axes, sweep.confidence)
 
 
 def _confidences(axes: Any, sweep: Sweep, selection: Selection) -> None:
     right = sweep.points[0, sweep.grid.neutral] >= 0.5
-    bins = np.linspace(float(sweep.confidence.min()), 1.0, 31)
+    bins = _confidence_axis(axes, sweep.confidence)
     for chosen, colour, name in ((right, _BLUE, "right"), (~right, _ORANGE, "wrong")):
         axes.hist(
-            sweep.confidence[chosen],
+            np.minimum(sweep.confidence[chosen], bins[-1]),
             bins=bins,
             color=colour,
             alpha=0.55,
@@ -164,14 +169,36 @@ def _confidences(axes: Any, sweep: Sweep, selection: Selection) -> None:
     axes.set_xlabel("confidence of the first token, unsteered")
     axes.set_ylabel("questions")
     axes.set_title("Confidence of right and wrong answers, unsteered", fontsize=10)
-    axes.legend(fontsize=8, frameon=False)
-    _tidy(axes)
+    # Room for the legend.
+    axes.set_ylim(0, 1.3 * axes.get_ylim()[1])
+    axes.legend(fontsize=8, framealpha=0.9, edgecolor="none")
 
 
-def _tidy(axes: Any) -> None:
+def _confidence_axis(axes: Any, confidence: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Set the axis up; returns edges of bins. Confidences close to 1 are pulled apart."""
+    lowest = float(confidence.min())
+    if np.median(confidence) < _CROWDED:
+        bins = np.linspace(lowest, 1.0, 31)
+    else:
+
+        def nines(values: Any) -> Any:
+            return -np.log10(np.maximum(1 - np.asarray(values), _LAST_NINE))
+
+        def back(values: Any) -> Any:
+            return 1 - 10.0 ** -np.asarray(values)
+
+        highest = float(nines(np.quantile(confidence, 0.995)))
+        axes.set_xscale("function", functions=(nines, back))
+        ticks = [t for t in (0.5, 0.8, 0.9, 0.97, 0.99) if t >= lowest]
+        ticks += [float(t) for t in back(np.arange(3, 1 + int(highest)))]
+        axes.set_xticks(ticks, [f"{t:.7g}" for t in ticks], fontsize=8)
+        axes.minorticks_off()
+        bins = back(np.linspace(float(nines(lowest)), highest, 31))
+    axes.set_xlim(bins[0], bins[-1])
     axes.grid(axis="y", color="#dddddd", linewidth=0.6)
     axes.set_axisbelow(True)
     axes.spines[["top", "right"]].set_visible(False)
+    return bins
 
 
 def _label(text: str) -> str:
