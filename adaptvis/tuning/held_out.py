@@ -1,17 +1,18 @@
 """The chosen settings on the test part: what they gain where they were not chosen."""
 
-import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from adaptvis.engine import Engine
+from adaptvis.errors import ConfigError
 from adaptvis.evaluation import ModelPlan, Plan, Record, evaluate
-from adaptvis.evaluation.output import RUN
+from adaptvis.evaluation.clusters import clusters_of
+from adaptvis.evaluation.jackknife import jackknife_gain
+from adaptvis.evaluation.output import RECORDS
 from adaptvis.evaluation.statistics import Gain, paired_gain
 from adaptvis.tasks import Task
-from adaptvis.tuning.jackknife import jackknife_gain
-from adaptvis.tuning.objective import ACCURACY, clusters_of
+from adaptvis.tuning.objective import ACCURACY
 
 __all__ = ["HeldOut", "held_out_gains", "run_held_out"]
 
@@ -42,26 +43,23 @@ def run_held_out(
 
     A run of the same plan is resumed there, or read back where it is finished.
     """
-    wanted = json.loads(json.dumps(plan.to_dict()))
     number, output = 1, folder / "test"
-    while output.exists() and _stored(output / RUN) not in (None, wanted):
+    while True:
+        try:
+            run = evaluate(
+                plan,
+                load_engine,
+                output,
+                resume=True,
+                progress=(lambda _m, _t, done, all_: progress(done, all_)) if progress else None,
+            )
+            return [r for r in run.records if not getattr(r, "error", "")], output
+        except ConfigError:
+            # Another plan's run, unless the folder is fresh and the plan itself is wrong.
+            if not (output / RECORDS).is_file():
+                raise
         number += 1
         output = folder / f"test-{number}"
-    run = evaluate(
-        plan,
-        load_engine,
-        output,
-        resume=True,
-        progress=(lambda _m, _t, done, total: progress(done, total)) if progress else None,
-    )
-    return run.records, output
-
-
-def _stored(path: Path) -> object:
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return None
 
 
 def held_out_gains(

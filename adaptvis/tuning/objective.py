@@ -7,16 +7,16 @@ of all answers: it is computed anew for every candidate, and its standard error 
 out groups of questions.
 """
 
-from collections import Counter
 from collections.abc import Callable, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
-from adaptvis.errors import ConfigError, unknown_name
+from adaptvis.errors import ConfigError, DataError, unknown_name
+from adaptvis.evaluation.clusters import clusters_of
+from adaptvis.evaluation.jackknife import delete_groups, jackknife_error, jackknife_gain
 from adaptvis.evaluation.statistics import Gain, clustered_standard_error, paired_gain
 from adaptvis.tasks import Answered, Task
-from adaptvis.tuning.jackknife import delete_groups, jackknife_error, jackknife_gain
 from adaptvis.tuning.sweep import Sweep
 
 __all__ = [
@@ -25,7 +25,6 @@ __all__ = [
     "Indices",
     "Metric",
     "check_objective",
-    "clusters_of",
     "objective_for",
 ]
 
@@ -33,7 +32,6 @@ ACCURACY = "accuracy"
 Indices = NDArray[np.intp]
 
 _ERROR_GROUPS = 20
-_LARGEST_GROUP = 8
 # One answer moves a mean over questions by 1/n, a mean over pairs by 2/n, one over sets by 4/n.
 _LARGEST_INFLUENCE = 4
 
@@ -98,8 +96,17 @@ class Metric:
         return self.of(self._outcomes[self.codes[given, questions]].tolist())
 
     def of(self, answers: Sequence[Answered]) -> float:
-        """The metric of some answers."""
-        return float(self._metrics(answers)[self.name])
+        """The metric of some answers.
+
+        Raises:
+            DataError: it is not defined for them, for example without a complete pair.
+        """
+        found = self._metrics(answers)
+        if self.name not in found:
+            raise DataError(
+                f"{self.name} is not defined for {len(answers)} of the questions; raise the limit"
+            )
+        return float(found[self.name])
 
     def within_one_error(
         self, loss: float, questions: Indices, given: Indices, best: Indices
@@ -158,41 +165,3 @@ def _unsteered(sweep: Sweep) -> Sequence[Answered]:
         return ()
     answers: Sequence[Answered] = sweep.outcomes[sweep.codes[0, sweep.grid.neutral]].tolist()
     return answers
-
-
-def clusters_of(answers: Sequence[Answered], images: Sequence[str]) -> Indices:
-    """Questions that must not be torn apart: of one image, or of one pair or set.
-
-    A tag that puts at most eight questions into one group says what belongs together.
-
-    Args:
-        answers: one per question. images: the picture of each.
-    """
-    keys: list[list[tuple[str, str]]] = [[("image", image)] for image in images]
-    for name in sorted({tag for answer in answers for tag in answer.tags}):
-        values = [answer.tags.get(name) for answer in answers]
-        sizes = Counter(value for value in values if value is not None)
-        if max(sizes.values()) <= _LARGEST_GROUP:
-            for own, value in zip(keys, values, strict=True):
-                if value is not None:
-                    own.append((name, value))
-    return _components(keys)
-
-
-def _components(keys: Sequence[Sequence[tuple[str, str]]]) -> Indices:
-    """Which component each question is in, where questions that share a key are connected."""
-    parent: dict[tuple[str, str], tuple[str, str]] = {}
-
-    def root(key: tuple[str, str]) -> tuple[str, str]:
-        parent.setdefault(key, key)
-        while parent[key] != key:
-            parent[key] = parent[parent[key]]
-            key = parent[key]
-        return key
-
-    for own in keys:
-        for key in own[1:]:
-            parent[root(key)] = root(own[0])
-    names = {root(own[0]): index for index, own in reversed(list(enumerate(keys)))}
-    dense = np.unique([names[root(own[0])] for own in keys], return_inverse=True)[1]
-    return np.asarray(dense, dtype=np.intp)

@@ -4,7 +4,6 @@ from collections.abc import Sequence
 
 import numpy as np
 import pytest
-from tuning.known import set_accuracy
 
 import adaptvis.tuning.candidates
 from adaptvis.errors import ConfigError
@@ -12,8 +11,7 @@ from adaptvis.tasks import Answered, Task
 from adaptvis.tuning import Grid, Sweep, objective_for, select
 from adaptvis.tuning.candidates import Candidate, adaptvis_candidates
 from adaptvis.tuning.cuts import Cuts
-from adaptvis.tuning.jackknife import jackknife_error, jackknife_gain
-from adaptvis.tuning.objective import Metric, clusters_of
+from adaptvis.tuning.objective import Metric
 from adaptvis.tuning.sweep import Outcome
 
 
@@ -103,50 +101,6 @@ def test_accuracy_as_a_metric_finds_what_accuracy_finds() -> None:
     found = adaptvis_candidates(sweep, objective_for("m", task, sweep), np.arange(300))
     exact = adaptvis_candidates(sweep, objective_for("accuracy", task, sweep), np.arange(300))
     np.testing.assert_allclose(found.values, exact.values)
-
-
-def test_the_jackknife_of_a_mean_is_its_clustered_standard_error() -> None:
-    random = np.random.default_rng(3)
-    ours = [outcome(i, str(random.random() < 0.7), "True") for i in range(50)]
-    theirs = [outcome(i, str(random.random() < 0.5), "True") for i in range(50)]
-
-    def mean(answers: Sequence[Answered]) -> float:
-        return sum(a.score for a in answers) / len(answers)
-
-    gain = jackknife_gain(mean, ours, theirs, np.arange(50))
-    differences = np.array([a.score - b.score for a, b in zip(ours, theirs, strict=True)])
-    # One question per group: the usual standard error of a mean, and Student's t for 49 degrees.
-    assert gain.mean == pytest.approx(differences.mean())
-    assert gain.standard_error == pytest.approx(differences.std(ddof=1) / np.sqrt(50))
-    assert gain.high - gain.mean == pytest.approx(2.0096 * gain.standard_error, rel=1e-3)
-    # sqrt(2/3 * (1 + 0 + 1))
-    assert jackknife_error([1.0, 2.0, 3.0]) == pytest.approx(1.1547, rel=1e-4)
-
-
-def test_pairs_and_sets_stay_whole() -> None:
-    answers = [outcome(i, "a", "a", set=f"s{i // 4}", kind=f"k{i % 2}") for i in range(24)]
-    clusters = clusters_of(answers, [f"i{i}" for i in range(24)])
-    # Sets of four belong together; a kind of twelve questions does not bind them.
-    assert [int(c) for c in clusters] == [i // 4 for i in range(24)]
-    # An image that two sets share joins them.
-    images = [f"i{i}" for i in range(24)]
-    images[4] = "i0"
-    assert len(set(clusters_of(answers, images).tolist())) == 5
-
-
-def test_the_interval_of_set_accuracy() -> None:
-    answers = [outcome(i, "a", "a" if i % 8 else "b", set=f"s{i // 4}") for i in range(160)]
-    right = [outcome(i, "a", "a", set=f"s{i // 4}") for i in range(160)]
-
-    def metric(of: Sequence[Answered]) -> float:
-        return set_accuracy(of)["set_accuracy"]
-
-    clusters = clusters_of(answers, [str(i) for i in range(160)])
-    gain = jackknife_gain(metric, right, answers, clusters)
-    # Every other set has one wrong answer: 20 of 40 sets. SE = sqrt(.25 / 40) * sqrt(40 / 39).
-    assert gain.mean == 0.5
-    assert gain.images == 40
-    assert gain.standard_error == pytest.approx(np.sqrt(0.25 / 39), rel=1e-6)
 
 
 def test_unknown_objectives() -> None:

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from adaptvis.evaluation.statistics import Z_95, Gain
 from adaptvis.tasks import Answered
 
-__all__ = ["delete_groups", "jackknife_error", "jackknife_gain"]
+__all__ = ["delete_groups", "jackknife_error", "jackknife_gain", "jackknife_interval"]
 
 _GROUPS = 50
 
@@ -55,13 +55,12 @@ def jackknife_gain(
         treated, reference: answers to the same questions, in the same order.
         clusters: which cluster each question is in, `[questions]`.
     """
-    mean = metric(treated) - metric(reference)
-    differences = []
-    for kept in delete_groups(clusters, _GROUPS, seed=seed):
+
+    def difference(kept: NDArray[np.intp]) -> float:
         ours, theirs = [treated[i] for i in kept], [reference[i] for i in kept]
-        differences.append(metric(ours) - metric(theirs) if len(kept) else 0.0)
-    error = jackknife_error(differences)
-    half = _students_t(len(differences) - 1) * error if len(differences) > 1 else 1.0
+        return metric(ours) - metric(theirs)
+
+    mean, half, error = _interval(difference, clusters, seed)
     return Gain(
         mean=mean,
         low=max(-1.0, mean - half),
@@ -70,6 +69,30 @@ def jackknife_gain(
         questions=len(treated),
         images=len(np.unique(clusters)),
     )
+
+
+def jackknife_interval(
+    metric: Callable[[Sequence[Answered]], float],
+    answers: Sequence[Answered],
+    clusters: NDArray[np.intp],
+    *,
+    seed: int = 0,
+) -> tuple[float, float, float]:
+    """A metric with its 95 % interval: value, low, high. Arguments as above."""
+    value, half, _ = _interval(lambda kept: metric([answers[i] for i in kept]), clusters, seed)
+    return value, max(0.0, value - half), min(1.0, value + half)
+
+
+def _interval(
+    value_of: Callable[[NDArray[np.intp]], float], clusters: NDArray[np.intp], seed: int
+) -> tuple[float, float, float]:
+    """The value of all questions, half the width of its interval, and its standard error."""
+    value = value_of(np.arange(len(clusters)))
+    if len(np.unique(clusters)) < 2:
+        return value, 1.0, math.inf
+    values = [value_of(kept) for kept in delete_groups(clusters, _GROUPS, seed=seed)]
+    error = jackknife_error(values)
+    return value, _students_t(len(values) - 1) * error, error
 
 
 def _students_t(degrees: int) -> float:
