@@ -23,7 +23,7 @@ def sweep_table(sweep: Sweep, objective: Accuracy | Metric) -> Table:
     """The objective in per cent for every coefficient (columns) and selection of layers (rows)."""
     table = Table(
         title=Text.assemble(
-            ("ScalingVis on the validation questions, ", "bold"),
+            ("ScalingVis, ", "bold"),
             plain(objective.name),
             (" in %", "bold"),
         ),
