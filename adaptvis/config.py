@@ -277,11 +277,15 @@ def parse_config(value: Mapping[str, Any] | str | SteeringConfig) -> SteeringCon
     return _METHODS[method](**fields)
 
 
-def load_config(path: str | Path) -> SteeringConfig:
+def load_config(path: str | Path, name: str | None = None) -> SteeringConfig:
     """Read one configuration from a ``.json``, ``.yaml`` or ``.yml`` file.
 
+    Args:
+        name: of one preset, in a file that holds several as ``adaptvis tune`` writes them.
+
     Raises:
-        ConfigError: the file cannot be read, parsed or validated.
+        ConfigError: the file cannot be read, parsed or validated, or holds several and no name was
+            given.
     """
     path = Path(path)
     try:
@@ -289,9 +293,23 @@ def load_config(path: str | Path) -> SteeringConfig:
         value = json.loads(text) if path.suffix == ".json" else yaml.safe_load(text)
     except OSError as error:
         raise ConfigError(f"Cannot read the configuration {path}: {error.strerror}") from None
-    except (yaml.YAMLError, json.JSONDecodeError, UnicodeDecodeError) as error:
+    except (yaml.YAMLError, json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
         raise ConfigError(f"{path} is not valid JSON or YAML: {error}") from None
-    return parse_config(value)
+    presets = value.get("presets") if isinstance(value, Mapping) else None
+    if not isinstance(presets, Mapping):
+        if name is not None:
+            raise ConfigError(f"{path} holds one configuration, so it has no preset {name!r}")
+        return parse_config(value)
+    if name is None and len(presets) == 1:
+        name = next(iter(presets))
+    if name is None:
+        raise ConfigError(
+            f"{path} holds the presets {', '.join(map(str, presets))}; name one of them: "
+            f"{path}:{next(iter(presets), 'NAME')}"
+        )
+    if name not in presets:
+        raise ConfigError(unknown_name("preset", name, map(str, presets), f"(in {path})"))
+    return parse_config(presets[name])
 
 
 def _sentence(name: str, error: ValidationError) -> str:

@@ -7,14 +7,23 @@ points, not recommendations for other models: tune on validation data.
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 
-from adaptvis.config import AdaptVis, ScalingVis, SteeringConfig, parse_config
+from adaptvis.config import AdaptVis, ScalingVis, SteeringConfig, load_config, parse_config
 from adaptvis.errors import ConfigError, unknown_name
 
-__all__ = ["MODEL_PRESETS_FILE", "PRESETS", "load_model_presets", "preset"]
+__all__ = [
+    "MODEL_PRESETS_FILE",
+    "PRESETS",
+    "file_of",
+    "find_config",
+    "load_model_presets",
+    "preset",
+]
 
 MODEL_PRESETS_FILE = "adaptvis.json"
+_FILES = (".json", ".yaml", ".yml")
 
 _SCALING_ALPHA = {
     "controlled_a": 0.8,
@@ -54,6 +63,38 @@ def preset(name: str) -> SteeringConfig:
     if name not in PRESETS:
         raise ConfigError(unknown_name("preset", name, PRESETS))
     return PRESETS[name]
+
+
+def file_of(text: str) -> tuple[Path, str | None] | None:
+    """The file and the preset in it that a text such as `adaptvis.json:adaptvis` means, if any."""
+    if Path(text).suffix in _FILES:
+        return Path(text), None
+    path, colon, name = text.rpartition(":")
+    if colon and Path(path).suffix in _FILES:
+        return Path(path), name
+    return None
+
+
+def find_config(text: str, own: Mapping[str, SteeringConfig] | None = None) -> SteeringConfig:
+    """The configuration that a text means.
+
+    Args:
+        text: JSON, the path of a ``.json`` or ``.yaml`` file, such a file with the name of a
+            preset in it (``adaptvis.json:adaptvis``), or the name of a preset.
+        own: presets of the model, which come before the published ones.
+
+    Raises:
+        ConfigError: it is none of them, or not valid.
+    """
+    if text.lstrip().startswith("{"):
+        return parse_config(text)
+    if (file := file_of(text)) is not None:
+        return load_config(*file)
+    known = {**PRESETS, **(own or {})}
+    if text not in known:
+        hint = "(or give a JSON configuration, or the path of a .json or .yaml file)"
+        raise ConfigError(unknown_name("preset", text, known, hint))
+    return known[text]
 
 
 def load_model_presets(model_directory: str | Path) -> dict[str, SteeringConfig]:

@@ -16,6 +16,7 @@ from adaptvis.cli.console import error, show_warnings_as_notes
 from adaptvis.cli.doctor import doctor
 from adaptvis.cli.evaluate import evaluate_command
 from adaptvis.cli.report import report
+from adaptvis.cli.reproduce import reproduce
 from adaptvis.cli.serve import VLLM_OPTIONS, serve
 from adaptvis.cli.tasks import tasks
 from adaptvis.cli.train import train
@@ -59,6 +60,7 @@ app.command("eval")(evaluate_command)
 app.command("report")(report)
 app.command("tasks")(tasks)
 app.command("tune")(tune)
+app.command("reproduce")(reproduce)
 app.command("train")(train)
 app.command("serve", context_settings=VLLM_OPTIONS)(serve)
 app.command("doctor")(doctor)

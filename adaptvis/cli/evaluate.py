@@ -58,7 +58,8 @@ def evaluate_command(
         list[str] | None,
         typer.Option(
             help="A setting by name: stored with the model, or published, for example "
-            "adaptvis-controlled_a. Repeatable.",
+            "adaptvis-controlled_a; or a file that adaptvis tune wrote, such as adaptvis.yaml or "
+            "adaptvis.json:adaptvis. Repeatable.",
             show_default=False,
         ),
     ] = None,

@@ -1,7 +1,6 @@
 """From what was typed after `--method` and `--preset` to named steering configurations."""
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from adaptvis.cli.console import note
@@ -9,13 +8,12 @@ from adaptvis.cli.models import Model
 from adaptvis.config import SteeringConfig, load_config, parse_config
 from adaptvis.errors import ConfigError, unknown_name
 from adaptvis.evaluation import Method
-from adaptvis.presets import PRESETS, load_model_presets
+from adaptvis.presets import PRESETS, file_of, find_config, load_model_presets
 
 __all__ = ["BUILT_IN", "methods_for"]
 
 BUILT_IN = ("baseline", "scalingvis", "adaptvis")
 _PUBLISHED = "controlled_a"
-_FILES = (".json", ".yaml", ".yml")
 
 
 def methods_for(model: Model, methods: Sequence[str], presets: Sequence[str]) -> tuple[Method, ...]:
@@ -34,11 +32,9 @@ def methods_for(model: Model, methods: Sequence[str], presets: Sequence[str]) ->
     elif not methods:
         methods = ("baseline",)
     found = [_method(text, model, own) for text in methods]
-    for name in presets:
-        known = {**PRESETS, **own}
-        if name not in known:
-            raise ConfigError(unknown_name("preset", name, known))
-        found.append(Method(name, known[name]))
+    for text in presets:
+        config = find_config(text, own)
+        found.append(Method(_label(config) if "{" in text else _name_of(text), config))
     return tuple(found)
 
 
@@ -57,10 +53,16 @@ def _method(text: str, model: Model, own: Mapping[str, SteeringConfig]) -> Metho
     if text.lstrip().startswith("{"):
         config = parse_config(text)
         return Method(_label(config), config)
-    if Path(text).suffix in _FILES:
-        return Method(Path(text).stem, load_config(text))
+    if (file := file_of(text)) is not None:
+        return Method(_name_of(text), load_config(*file))
     hint = "(or give a JSON configuration, or the path of a .json or .yaml file)"
     raise ConfigError(unknown_name("method", text, BUILT_IN, hint))
+
+
+def _name_of(preset: str) -> str:
+    """The preset's name; of a file without one, the file's."""
+    file = file_of(preset)
+    return preset if file is None else file[1] or file[0].stem
 
 
 def _label(config: SteeringConfig) -> str:

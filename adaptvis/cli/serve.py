@@ -3,7 +3,6 @@
 import os
 import sys
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
 import typer
@@ -11,8 +10,8 @@ import typer
 from adaptvis.cli.console import note
 from adaptvis.cli.models import Model, model_config, resolve_model
 from adaptvis.cli.server_arguments import plugin_names, server_arguments
-from adaptvis.config import NormRescale, SteeringConfig, load_config, parse_config
-from adaptvis.errors import CheckpointError, ConfigError, unknown_name
+from adaptvis.config import NormRescale, SteeringConfig, parse_config
+from adaptvis.errors import CheckpointError, ConfigError
 
 __all__ = ["VLLM_OPTIONS", "serve"]
 
@@ -32,8 +31,8 @@ def serve(
     steering: Annotated[
         str | None,
         typer.Option(
-            help="A configuration as JSON, the path of a .json or .yaml file, or the name of a "
-            "preset (the model's own come first).",
+            help="A configuration as JSON, the path of a .json or .yaml file (with several "
+            "presets: FILE:NAME), or the name of a preset (the model's own come first).",
             rich_help_panel=_STEERING,
         ),
     ] = None,
@@ -199,17 +198,9 @@ def _attention(
 
 
 def _named(text: str, model: Model) -> SteeringConfig:
-    from adaptvis.presets import PRESETS, load_model_presets
+    from adaptvis.presets import find_config, load_model_presets
 
-    if text.lstrip().startswith("{"):
-        return parse_config(text)
-    if Path(text).suffix in (".json", ".yaml", ".yml"):
-        return load_config(text)
-    known = {**PRESETS, **(load_model_presets(model.folder) if model.folder else {})}
-    if text not in known:
-        hint = "(or give a JSON configuration, or the path of a .json or .yaml file)"
-        raise ConfigError(unknown_name("preset", text, known, hint))
-    return known[text]
+    return find_config(text, load_model_presets(model.folder) if model.folder else None)
 
 
 def _check_ranges(config: SteeringConfig, model: Model) -> None:

@@ -11,10 +11,12 @@ from adaptvis.errors import ConfigError, unknown_name
 if TYPE_CHECKING:
     from adaptvis.cli.models import Model
     from adaptvis.config import Rows
-    from adaptvis.tasks import Part
-    from adaptvis.tuning import Selection, Sweep
+    from adaptvis.tasks import Part, Prompts
+    from adaptvis.tuning.run import Tuned
 
 __all__ = ["tune"]
+
+DEFAULT_OUTPUT = Path("adaptvis-tuning")
 
 
 def tune(
@@ -44,13 +46,29 @@ def tune(
     rows: Annotated[
         str, typer.Option(help="last_prompt_token, generated or text_after_image.")
     ] = "last_prompt_token",
+    objective: Annotated[
+        str,
+        typer.Option(
+            help="What to maximise: accuracy, or a metric of the task such as pair_accuracy or f1."
+        ),
+    ] = "accuracy",
     part: Annotated[
-        str, typer.Option(help="Part of the task: validation, or test.")
+        str, typer.Option(help="Part of the task to choose on: validation, test or all.")
     ] = "validation",
     limit: Annotated[
         int | None,
         typer.Option(help="Only so many questions; fewer than 2000 find unreliable thresholds."),
     ] = None,
+    test: Annotated[
+        bool,
+        typer.Option("--test/--no-test", help="Measure the chosen settings on the test part."),
+    ] = True,
+    test_limit: Annotated[
+        int | None, typer.Option(help="Only so many questions of the test part.")
+    ] = None,
+    prompts: Annotated[
+        str, typer.Option(help="chat (the model's template) or raw (the published text).")
+    ] = "chat",
     engine: Annotated[
         str, typer.Option(help="What runs the model: hf (transformers) or vllm.")
     ] = "hf",
@@ -61,10 +79,20 @@ def tune(
         typer.Option(
             "--output",
             "-o",
-            help="Existing folder for adaptvis.json. Default: the model's own folder.",
+            help="Folder for the sweep, the settings, the plot and the test records. Default: "
+            "adaptvis-tuning, or the next free adaptvis-tuning-2, -3, ...; the settings then also "
+            "go to the model's own folder.",
             show_default=False,
         ),
     ] = None,
+    resume: Annotated[
+        bool,
+        typer.Option(
+            "--resume",
+            help="Finish the interrupted sweep in the output folder, or choose from a finished "
+            "one again (another objective or seed) without asking the model.",
+        ),
+    ] = False,
     always_steer: Annotated[
         bool,
         typer.Option(
@@ -72,81 +100,95 @@ def tune(
             help="Never settle for alpha 1, and keep both methods in any case: for controls.",
         ),
     ] = False,
-    seed: Annotated[int, typer.Option(help="Of the folds and the bootstrap.")] = 0,
+    seed: Annotated[int, typer.Option(help="Of the folds and the intervals.")] = 0,
     trust_remote_code: Annotated[
         bool, typer.Option("--trust-remote-code", help="Run code that comes with a hub model.")
     ] = False,
 ) -> None:
-    """Choose ScalingVis and AdaptVis settings for a model, and store them with it.
+    """Choose ScalingVis and AdaptVis settings for a model, and measure them on the test part.
 
     Every validation question is answered once under each coefficient and selection of layers, from
-    one shared prefill. AdaptVis candidates recombine those answers. Of all settings within one
-    standard error of the best, the one closest to no steering is taken; a method is kept only where
-    its cross-validated gain is reliable.
+    one shared prefill. AdaptVis candidates recombine those answers: every pair of coefficients with
+    every threshold. Of all settings within one standard error of the best, the one closest to no
+    steering is taken; a method is kept only where its cross-validated gain is reliable.
 
-    The settings go to adaptvis.json in the model's folder, where adaptvis eval finds them, with
-    how they were found.
+    The output folder holds the settings (adaptvis.json; scalingvis.yaml and adaptvis.yaml for
+    patch, eval and serve), the sweep, tuning.png and the records of the test.
 
-    Example: `adaptvis tune -m my-model -t 2ds-prior-balanced --layers all --layers 1-3`
+    Examples:
+
+    * `adaptvis tune -m my-model -t 2ds-prior-balanced --layers all --layers 1-3`
+    * `adaptvis eval -m my-model --method baseline --preset adaptvis-tuning/adaptvis.yaml`
     """
     from adaptvis.cli.models import check_engine, load_engine, resolve_model
     from adaptvis.cli.progress import Bars
-    from adaptvis.config import Rows as RowsChoice
-    from adaptvis.tasks import PARTS, get_task
-    from adaptvis.tuning import DEFAULT_ALPHAS, Grid, run_sweep, select, store_presets
-    from adaptvis.tuning.store import check_writable, found_by
+    from adaptvis.tasks import get_task
+    from adaptvis.tuning import DEFAULT_ALPHAS, Grid
+    from adaptvis.tuning.run import TuningPlan
+    from adaptvis.tuning.run import tune as run_tuning
+    from adaptvis.tuning.store import check_writable
 
     check_engine(engine, dtype)
-    for kind, value, known in (
-        ("part", part, PARTS),
-        ("rows", rows, cast(Any, RowsChoice).__args__),
-    ):
-        if value not in known:
-            raise ConfigError(unknown_name(kind, value, known))
+    _check_choices(part=part, rows=rows, prompts=prompts)
     if seed < 0:
         raise ConfigError(f"The seed must not be negative, got {seed}")
     chosen_task = get_task(task)
     resolved = resolve_model(model)
-    folder = output or resolved.folder
-    if folder is None:
-        raise ConfigError(
-            f"{model!r} is a hub id; give --output an existing folder for its adaptvis.json"
-        )
-    check_writable(folder)
-    grid = Grid(
-        alphas=_numbers(alphas) if alphas else DEFAULT_ALPHAS,
-        layers=tuple(_selection(text) for text in layers)
-        if layers
-        else _default_layers(resolved, trust_remote_code),
-        rows=cast("Rows", rows),
+    own_folder = resolved.folder if output is None else None
+    if own_folder is not None:
+        check_writable(own_folder)
+    plan = TuningPlan(
+        model=resolved.name,
+        source=resolved.source,
+        task=chosen_task,
+        grid=Grid(
+            alphas=_numbers(alphas) if alphas else DEFAULT_ALPHAS,
+            layers=tuple(_selection(text) for text in layers)
+            if layers
+            else _default_layers(resolved, trust_remote_code),
+            rows=cast("Rows", rows),
+        ),
+        objective=objective,
+        part=cast("Part", part),
+        limit=limit,
+        test=test,
+        test_limit=test_limit,
+        prompts=cast("Prompts", prompts),
+        batch_size=batch_size,
+        seed=seed,
+        always_steer=always_steer,
+        settings=(("engine", engine), ("dtype", dtype)),
     )
-    running = load_engine(
-        resolved.source, engine=engine, dtype=dtype, trust_remote_code=trust_remote_code
-    )
+    folder = output or _default_output(resume)
+    try:
+        with Bars() as bars:
+            tuned = run_tuning(
+                plan,
+                lambda: load_engine(
+                    resolved.source, engine=engine, dtype=dtype, trust_remote_code=trust_remote_code
+                ),
+                folder,
+                resume=resume,
+                also_store_in=own_folder,
+                progress=bars.show,
+            )
+    except KeyboardInterrupt:
+        note(f"interrupted; finish with the same options and --resume --output {folder}")
+        raise typer.Exit(130) from None
+    _report(resolved, tuned, own_folder)
 
-    name = f"{len(grid.layers)} x {len(grid.alphas)} settings"
-    with Bars() as bars:
-        sweep = run_sweep(
-            running,
-            chosen_task,
-            grid,
-            limit=limit,
-            part=cast("Part", part),
-            batch_size=batch_size,
-            progress=lambda done, total: bars.show(name, done, total),
-        )
-    selection = select(sweep, seed=seed, always_steer=always_steer)
-    details = {
-        "task": chosen_task.name,
-        "source": chosen_task.source,
-        "part": part,
-        "limit": limit,
-        "seed": seed,
-        "always_steer": always_steer,
-        "engine": {**running.describe(), "model": resolved.name},
-    }
-    path = store_presets(folder, selection, found_by(selection, sweep, details))
-    _report(resolved, sweep, selection, path, in_model_folder=folder == resolved.folder)
+
+def _check_choices(*, part: str, rows: str, prompts: str) -> None:
+    from adaptvis.config import Rows as RowsChoice
+    from adaptvis.tasks import PARTS, PROMPTS
+
+    for kind, value, known in (
+        ("part", part, PARTS),
+        ("rows", rows, cast(Any, RowsChoice).__args__),
+        ("prompts", prompts, PROMPTS),
+    ):
+        if value not in known:
+            raise ConfigError(unknown_name(kind, value, known))
 
 
 def _numbers(text: str) -> tuple[float, ...]:
@@ -181,21 +223,39 @@ def _default_layers(model: "Model", trust_remote_code: bool) -> tuple[tuple[int,
     return (None, *dict.fromkeys(halves))
 
 
-def _report(
-    model: "Model", sweep: "Sweep", selection: "Selection", path: Path, *, in_model_folder: bool
-) -> None:
+def _default_output(resume: bool) -> Path:
+    from adaptvis.evaluation.output import fresh_folder
+
+    if not resume:
+        return fresh_folder(DEFAULT_OUTPUT)
+    newest, number = DEFAULT_OUTPUT, 2
+    while (candidate := DEFAULT_OUTPUT.with_name(f"{DEFAULT_OUTPUT.name}-{number}")).is_dir():
+        newest, number = candidate, number + 1
+    return newest
+
+
+def _report(model: "Model", tuned: "Tuned", own_folder: Path | None) -> None:
     from adaptvis.evaluation.tables import plain
-    from adaptvis.tuning.tables import choice_table, sweep_table
+    from adaptvis.presets import MODEL_PRESETS_FILE
+    from adaptvis.tuning.run import PLOT
+    from adaptvis.tuning.store import preset_names
+    from adaptvis.tuning.tables import choice_table, held_out_table, sweep_table
 
     console = out()
-    console.print(sweep_table(sweep))
-    console.print(choice_table(selection))
-    console.print("Written to ", plain(str(path), 500), sep="", soft_wrap=True)
-    if not in_model_folder:
-        console.print("Use them with:")
-        for config in (selection.scaling, selection.adaptvis):
-            console.print(f"  --method '{config.to_json()}'", markup=False, soft_wrap=True)
-    if selection.questions < 2000:
-        note(
-            f"{selection.questions} questions are few for a threshold: 2000 or more are recommended"
-        )
+    console.print(sweep_table(tuned.sweep, tuned.objective))
+    console.print(choice_table(tuned.selection))
+    if tuned.held_out:
+        console.print(held_out_table(tuned.held_out))
+    for warning in tuned.warnings:
+        note(warning)
+    names = preset_names(tuned.selection)
+    files = ", ".join([MODEL_PRESETS_FILE, *(f"{name}.yaml" for name in names), PLOT])
+    console.print(
+        "Written to ", plain(str(tuned.folder), 500), "/: ", files, sep="", soft_wrap=True
+    )
+    if own_folder is not None:
+        stored = plain(str(own_folder / MODEL_PRESETS_FILE), 500)
+        console.print("The settings also went to ", stored, sep="", soft_wrap=True)
+    use = f"adaptvis eval -m {model.name} --method baseline"
+    presets = " ".join(f"--preset {tuned.folder / name}.yaml" for name in names)
+    console.print(f"Use them: {use} {presets}", markup=False, soft_wrap=True)

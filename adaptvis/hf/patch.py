@@ -7,6 +7,7 @@ import warnings
 import weakref
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
+from pathlib import Path
 from typing import Any
 
 from torch import nn
@@ -20,10 +21,12 @@ from adaptvis.config import (
 from adaptvis.errors import AdaptVisWarning, ConfigError, UnknownFamilyError, UnsupportedError
 from adaptvis.hf.decisions import Decision, DecisionBatch
 from adaptvis.hf.patched_model import PatchedModel
+from adaptvis.presets import find_config, load_model_presets
 
 __all__ = ["SteeringHandle", "patch", "steer", "unpatch"]
 
 Configs = SteeringConfig | Sequence[SteeringConfig] | None
+Named = Configs | str | Path
 
 
 class SteeringHandle:
@@ -130,7 +133,7 @@ _ATTRIBUTE = "_adaptvis_stack"
 _LOCK = threading.RLock()
 
 
-def patch(model: nn.Module, config: Configs, *, processor: Any = None) -> SteeringHandle:
+def patch(model: nn.Module, config: Named, *, processor: Any = None) -> SteeringHandle:
     """Steer ``model`` from now on, inside ordinary ``generate`` and forward calls.
 
     Patching a patched model stacks: the newest handle that names a method wins for that method,
@@ -140,7 +143,9 @@ def patch(model: nn.Module, config: Configs, *, processor: Any = None) -> Steeri
     Args:
         model: a ``...ForConditionalGeneration`` model of a known family; see
             :func:`adaptvis.hf.known_families`.
-        config: one configuration, or an attention method together with a NormRescale.
+        config: one configuration, or an attention method together with a NormRescale; or the path
+            of a configuration file (``FILE:NAME`` where it holds several), or the name of a preset,
+            where those that lie beside the model's weights come first.
         processor: the model's processor; only needed for ``regions``, and for ``images`` of
             families that cut images into tiles.
 
@@ -151,13 +156,14 @@ def patch(model: nn.Module, config: Configs, *, processor: Any = None) -> Steeri
     return _patch(model, config, processor, thread=None)
 
 
-def _patch(model: nn.Module, config: Configs, processor: Any, thread: int | None) -> SteeringHandle:
-    _split(config)
+def _patch(model: nn.Module, config: Named, processor: Any, thread: int | None) -> SteeringHandle:
     target = _unwrapped(model)
+    configs = _named(config, target)
+    _split(configs)
     with _LOCK:
         stack: _Stack = target.__dict__.get(_ATTRIBUTE) or _Stack(target)
         try:
-            handle = SteeringHandle(stack, config, processor, thread)
+            handle = SteeringHandle(stack, configs, processor, thread)
             _check_against(stack.patched.decoder_config, handle.attention)
         except BaseException:
             if not stack.handles:
@@ -177,7 +183,7 @@ def unpatch(model: nn.Module) -> None:
 
 
 @contextmanager
-def steer(model: nn.Module, config: Configs, *, processor: Any = None) -> Iterator[SteeringHandle]:
+def steer(model: nn.Module, config: Named, *, processor: Any = None) -> Iterator[SteeringHandle]:
     """Steer ``model`` inside a ``with`` block, in this thread only.
 
     Arguments and errors as for :func:`patch`.
@@ -191,6 +197,15 @@ def steer(model: nn.Module, config: Configs, *, processor: Any = None) -> Iterat
             handle.remove()
         raise
     handle.remove()
+
+
+def _named(configs: Named, model: nn.Module) -> Configs:
+    """The configuration that a name or a path means; anything else as it is."""
+    if not isinstance(configs, str | Path):
+        return configs
+    source = str(getattr(model.config, "_name_or_path", ""))
+    own = load_model_presets(source) if source and Path(source).is_dir() else None
+    return find_config(str(configs), own)
 
 
 def _split(configs: Configs) -> tuple[ScalingVis | AdaptVis | None, NormRescale | None]:

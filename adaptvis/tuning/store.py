@@ -1,4 +1,8 @@
-"""Keep chosen settings beside the model's weights, with how they were found."""
+"""Keep chosen settings, with how they were found.
+
+`adaptvis.json` is the file that lies beside a model's weights; `scalingvis.yaml` and
+`adaptvis.yaml` hold one setting each, for whatever takes a configuration file.
+"""
 
 import json
 from collections.abc import Mapping
@@ -8,11 +12,12 @@ from typing import Any
 
 from adaptvis.errors import OutputError
 from adaptvis.evaluation.output import write_atomically
+from adaptvis.evaluation.statistics import Gain
 from adaptvis.presets import MODEL_PRESETS_FILE, load_model_presets
-from adaptvis.tuning.search import Sweep
 from adaptvis.tuning.select import Selection
+from adaptvis.tuning.sweep import Sweep
 
-__all__ = ["check_writable", "found_by", "store_presets"]
+__all__ = ["check_writable", "found_by", "gain_values", "preset_names", "store_presets"]
 
 
 def check_writable(folder: Path) -> None:
@@ -23,11 +28,16 @@ def check_writable(folder: Path) -> None:
         ConfigError: it holds an `adaptvis.json` that is not valid.
     """
     if not folder.is_dir():
-        raise OutputError(f"The folder {folder} does not exist; give --output a folder")
+        raise OutputError(f"The folder {folder} does not exist; make it, or choose another")
     load_model_presets(folder)
     probe = folder / f".{MODEL_PRESETS_FILE}.probe"
     write_atomically(probe, "")
     probe.unlink()
+
+
+def gain_values(gain: Gain) -> dict[str, Any]:
+    """A gain as plain values, with its verdict."""
+    return asdict(gain) | {"verdict": gain.verdict}
 
 
 def found_by(selection: Selection, sweep: Sweep, details: Mapping[str, Any]) -> dict[str, Any]:
@@ -42,47 +52,60 @@ def found_by(selection: Selection, sweep: Sweep, details: Mapping[str, Any]) -> 
         **details,
         "questions": selection.questions,
         "images": selection.scaling_gain.images,
-        "grid": {
-            "alphas": list(sweep.grid.alphas),
-            "layers": [list(s) if s is not None else "all" for s in sweep.grid.layers],
-            "rows": sweep.grid.rows,
-        },
+        "unreadable": sweep.unreadable,
+        "grid": sweep.grid.to_dict(),
+        "objective": selection.objective,
+        "settings_compared": selection.compared,
+        "every_setting_compared": selection.exact,
         "rule": (
             "simplest setting within one standard error of the best; a method is kept only where "
             "its out-of-fold gain is reliable (95 % interval above 0)"
         ),
         "kept": {"scalingvis": selection.steers, "adaptvis": selection.adaptive},
-        "validation_accuracy": {
-            "baseline": selection.baseline_accuracy,
-            "scalingvis": selection.scaling_accuracy,
-            "adaptvis": selection.adaptvis_accuracy,
+        f"validation_{selection.objective}": {
+            "baseline": selection.baseline,
+            "scalingvis": selection.scaling_value,
+            "adaptvis": selection.adaptvis_value,
         },
-        "out_of_fold_gain": {
-            name: {k: v for k, v in asdict(gain).items() if k not in ("questions", "images")}
-            | {"verdict": gain.verdict}
-            for name, gain in gains.items()
-        },
+        "out_of_fold_gain": {name: gain_values(gain) for name, gain in gains.items()},
     }
 
 
-def store_presets(folder: Path, selection: Selection, found: Mapping[str, Any]) -> Path:
-    """Write presets `scalingvis` and `adaptvis` to the folder; other presets there stay.
+def preset_names(selection: Selection) -> tuple[str, str]:
+    """Names of the ScalingVis and the AdaptVis setting.
 
     Rows other than the published ones are part of the names: `scalingvis-text`.
+    """
+    rows = selection.scaling.rows
+    suffix = {"last_prompt_token": "", "text_after_image": "-text"}.get(rows, f"-{rows}")
+    return f"scalingvis{suffix}", f"adaptvis{suffix}"
+
+
+def store_presets(
+    folder: Path, selection: Selection, found: Mapping[str, Any], *, yaml: bool = False
+) -> list[Path]:
+    """Write the two presets to the folder; other presets there stay.
+
+    Args:
+        yaml: also one plain configuration file per preset.
 
     Raises:
-        OutputError: the file cannot be written.
+        OutputError: a file cannot be written.
     """
     path = folder / MODEL_PRESETS_FILE
     stored: dict[str, Any] = {"presets": {}}
     if path.is_file():
         stored = json.loads(path.read_text(encoding="utf-8"))
-    rows = selection.scaling.rows
-    suffix = {"last_prompt_token": "", "text_after_image": "-text"}.get(rows, f"-{rows}")
-    stored["presets"] |= {
-        f"scalingvis{suffix}": selection.scaling.to_dict(),
-        f"adaptvis{suffix}": selection.adaptvis.to_dict(),
-    }
-    stored["found"] = {**stored.get("found", {}), rows: dict(found)}
-    write_atomically(path, json.dumps(stored, indent=2) + "\n")
-    return path
+    presets = dict(
+        zip(preset_names(selection), (selection.scaling, selection.adaptvis), strict=True)
+    )
+    stored["presets"] |= {name: config.to_dict() for name, config in presets.items()}
+    stored["found"] = {**stored.get("found", {}), selection.scaling.rows: dict(found)}
+    # An infinite standard error (one image only) has no JSON number.
+    text = json.dumps(stored, indent=2).replace(": Infinity", ": null")
+    write_atomically(path, text + "\n")
+    written = [path]
+    for name, config in presets.items() if yaml else ():
+        written.append(folder / f"{name}.yaml")
+        write_atomically(written[-1], config.to_yaml())
+    return written

@@ -101,26 +101,6 @@ def test_a_model_without_settings_says_which_ones_it_gets(
     assert "scalingvis-controlled_a, published for LLaVA-1.5" in result.err
 
 
-def test_tune_stores_settings_that_eval_then_uses(
-    adaptvis: Adaptvis, model_folder: Path, tmp_path: Path
-) -> None:
-    settings = tmp_path / "settings"
-    settings.mkdir()
-    result = adaptvis(
-        *("tune", "-m", model_folder, "-t", "2ds", "--limit", 120, "--alphas", "0.5,1,2"),
-        *("--layers", "all", "--layers", "1-3", "-o", settings, "--always-steer"),
-    )
-    assert result.code == 0, result.err
-    assert "Chosen" in result.out
-    assert "2000 or more" in result.err
-    presets = load_model_presets(settings)
-    assert set(presets) == {"scalingvis", "adaptvis"}
-    assert presets["scalingvis"].alpha in (0.5, 2)  # type: ignore[union-attr]
-    found = json.loads((settings / "adaptvis.json").read_text())["found"]["last_prompt_token"]
-    assert (found["part"], found["questions"]) == ("validation", 120)
-    assert f"--method '{presets['scalingvis'].to_json()}'" in result.out
-
-
 def test_doctor(adaptvis: Adaptvis, model_folder: Path, tmp_path: Path) -> None:
     result = adaptvis("doctor", "-m", model_folder)
     assert "would be steered: family llava, 4 layers" in result.out

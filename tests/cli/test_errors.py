@@ -133,7 +133,6 @@ def test_tune_and_train(adaptvis: Adaptvis, model_folder: Path) -> None:
     assert_one_sentence(adaptvis(*tune, "--layers", "3-1"), "runs backwards")
     assert_one_sentence(adaptvis(*tune, "--rows", "last"), "Unknown rows 'last'")
     assert_one_sentence(adaptvis(*tune, "--part", "tests"), "did you mean 'test'?")
-    assert_one_sentence(adaptvis("tune", "-m", "org/name"), "hub id", "--output")
     assert_one_sentence(adaptvis("train"), "--recipe", "--list")
     wrong = adaptvis("train", "--recipe", "tiny-2d", "--output", "x")
     assert_one_sentence(wrong, "did you mean 'tiny-2ds'?")

@@ -1,0 +1,221 @@
+"""A sweep on disk: `sweep.json` says what was asked, `sweep.jsonl` holds a line per question.
+
+A line is on disk before the next batch is asked. A killed process leaves whole lines and at most
+one torn one, which is cut off; a changed configuration is refused.
+"""
+
+import json
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import IO, Any
+
+from adaptvis.errors import ConfigError, DataError, OutputError
+from adaptvis.evaluation.output import write_atomically
+from adaptvis.tasks import Grade, Sample
+
+__all__ = ["SWEEP", "SWEEP_LINES", "GradedAnswer", "Question", "SweepFile"]
+
+SWEEP = "sweep.json"
+SWEEP_LINES = "sweep.jsonl"
+
+
+@dataclass(frozen=True, slots=True)
+class GradedAnswer:
+    """An answer that some settings gave, and its grade; score is 0 to 1."""
+
+    text: str
+    correct: bool
+    strict: bool
+    score: float
+
+
+@dataclass(slots=True)
+class Question:
+    """One question of a sweep.
+
+    confidence: unsteered; None where the model gave no finite number.
+    answers: the distinct ones. given: which of them each setting gave,
+        `[layer selections][alphas]`.
+    error: why it could not be asked.
+    """
+
+    id: str
+    image_id: str
+    category: str
+    gold: tuple[str, ...]
+    tags: dict[str, str]
+    confidence: float | None = None
+    answers: list[GradedAnswer] = field(default_factory=list)
+    given: list[list[int]] = field(default_factory=list)
+    error: str | None = None
+
+    @classmethod
+    def of(cls, sample: Sample, confidence: float) -> "Question":
+        """A question that has no answers yet."""
+        tags = dict(sample.tags)
+        return cls(sample.id, sample.image_id, sample.category, sample.gold, tags, confidence)
+
+    @classmethod
+    def unreadable(cls, sample: Sample, error: str) -> "Question":
+        tags = dict(sample.tags)
+        return cls(sample.id, sample.image_id, sample.category, sample.gold, tags, error=error)
+
+    def add(self, text: str, grade: Callable[[str], Grade]) -> int:
+        """The index of the answer; a new one is graded."""
+        for index, answer in enumerate(self.answers):
+            if answer.text == text:
+                return index
+        graded = grade(text)
+        self.answers.append(GradedAnswer(text, graded.correct, graded.strict, graded.points))
+        return len(self.answers) - 1
+
+    def to_line(self) -> str:
+        """One line of JSON with its line end."""
+        return json.dumps(asdict(self), ensure_ascii=False, allow_nan=False) + "\n"
+
+    @classmethod
+    def from_line(cls, line: str) -> "Question":
+        """The question of one line.
+
+        Raises:
+            ValueError, TypeError, KeyError: not the JSON of a question.
+        """
+        value = json.loads(line)
+        answers = [GradedAnswer(**answer) for answer in value.pop("answers")]
+        return cls(**(value | {"gold": tuple(value["gold"]), "answers": answers}))
+
+
+class SweepFile:
+    """The growing record of one sweep; open it once, append batches, close it.
+
+    Args:
+        identity: everything that decides the answers, as plain values.
+        ids: of the questions to ask, in order.
+
+    Raises:
+        OutputError: the folder cannot be written, is being written, or holds something while
+            `resume` is off.
+        ConfigError: the folder's sweep was configured differently.
+        DataError: a line is not of this sweep.
+    """
+
+    def __init__(
+        self, folder: Path, identity: Mapping[str, Any], ids: Sequence[str], *, resume: bool
+    ) -> None:
+        self.path = folder / SWEEP_LINES
+        _prepare(folder, identity, resume=resume)
+        try:
+            self._file: IO[bytes] = open(self.path, "a+b")  # noqa: SIM115 (closed in close())
+        except OSError as error:
+            raise OutputError(f"Cannot write {self.path}: {error.strerror}") from None
+        try:
+            self._lock()
+            self._sizes: list[int] = []
+            self.questions = self._read()
+            if [q.id for q in self.questions] != list(ids[: len(self.questions)]):
+                raise DataError(
+                    f"{self.path} does not hold the questions of this sweep in their order; "
+                    "choose another --output"
+                )
+        except BaseException:
+            self._file.close()
+            raise
+
+    def append(self, questions: Sequence[Question]) -> None:
+        """Write a batch; on return it is on disk."""
+        lines = [question.to_line().encode("utf-8") for question in questions]
+        try:
+            self._file.write(b"".join(lines))
+            self._sync()
+        except OSError as error:
+            raise OutputError(
+                f"Cannot write {self.path}: {error.strerror}; make room and go on with --resume"
+            ) from None
+        self._sizes.extend(map(len, lines))
+        self.questions.extend(questions)
+
+    def keep(self, count: int) -> None:
+        """Drop all but the first `count` questions, on disk too: an incomplete batch."""
+        if count < len(self.questions):
+            self._file.truncate(sum(self._sizes[:count]))
+            self._sync()
+            del self.questions[count:], self._sizes[count:]
+
+    def close(self) -> None:
+        self._file.close()
+
+    def __enter__(self) -> "SweepFile":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _read(self) -> list[Question]:
+        self._file.seek(0)
+        content = self._file.read()
+        whole = content.rfind(b"\n") + 1
+        if whole < len(content):
+            self._file.truncate(whole)
+            self._sync()
+        questions = []
+        for number, line in enumerate(content[:whole].split(b"\n")[:-1], start=1):
+            try:
+                questions.append(Question.from_line(line.decode("utf-8")))
+            except (ValueError, TypeError, KeyError, AttributeError):
+                raise DataError(
+                    f"{self.path}, line {number}: not a question of a sweep; choose another "
+                    "--output"
+                ) from None
+            self._sizes.append(len(line) + 1)
+        return questions
+
+    def _sync(self) -> None:
+        self._file.flush()
+        os.fsync(self._file.fileno())
+
+    def _lock(self) -> None:
+        try:
+            import fcntl
+        except ImportError:  # not on Windows
+            return
+        try:
+            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise OutputError(f"Another process is writing {self.path}") from None
+        except OSError:  # some network file systems have no locks
+            return
+
+
+def _prepare(folder: Path, identity: Mapping[str, Any], *, resume: bool) -> None:
+    stored = folder / SWEEP
+    wanted = json.loads(json.dumps(identity))
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        held = sorted(p.name for p in folder.iterdir() if not p.name.startswith("."))
+    except OSError as error:
+        raise OutputError(f"Cannot write to the folder {folder}: {error.strerror}") from None
+    if SWEEP not in held:
+        if held:
+            raise OutputError(
+                f"The folder {folder} holds other files ({held[0]}); choose another --output"
+            )
+        write_atomically(stored, json.dumps(wanted, indent=2, ensure_ascii=False) + "\n")
+        return
+    if not resume and (folder / SWEEP_LINES).is_file():
+        raise OutputError(
+            f"The folder {folder} already holds a sweep; add --resume to finish it or to choose "
+            "from it again, or choose another --output"
+        )
+    try:
+        found = json.loads(stored.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        raise OutputError(f"{stored} cannot be read; choose another --output") from None
+    if found != wanted:
+        changed = sorted(k for k in {*found, *wanted} if found.get(k) != wanted.get(k))
+        values = "; ".join(f"{k} was {found.get(k)!r}, now {wanted.get(k)!r}" for k in changed[:3])
+        raise ConfigError(
+            f"The sweep in {folder} was started with another configuration ({values[:300]}); "
+            "repeat the same options, or choose another --output"
+        )
