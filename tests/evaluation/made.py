@@ -1,6 +1,6 @@
 """Records made by hand."""
 
-from dataclasses import dataclass, fields, replace
+from dataclasses import replace
 from typing import Any
 
 from adaptvis.evaluation import Record
@@ -36,11 +36,4 @@ def record(number: int = 0, method: str = "baseline", **changes: Any) -> Record:
 
 def failed(of: Record, error: str) -> Record:
     """The record of a question that could not be asked."""
-    if "error" in {f.name for f in fields(of)}:
-        return replace(of, error=error)  # type: ignore[call-arg]
-
-    @dataclass(frozen=True, slots=True)
-    class Failed(Record):
-        error: str = ""
-
-    return Failed(**{f.name: getattr(of, f.name) for f in fields(of)}, error=error)
+    return replace(of, error=error)

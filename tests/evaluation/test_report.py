@@ -1,6 +1,7 @@
 """Summary, tables and the plot."""
 
 import dataclasses
+import re
 import io
 import json
 import math
@@ -131,8 +132,10 @@ def test_tables_of_metrics_fractions_and_questions_left_out() -> None:
     made.append(failed(record(29, "x", answer=""), "broken image"))
     summary = summarise(made, metrics={"t": mean})
     text = rendered(report(summary, "m", "t"))
-    assert "interval over images" in text
-    assert "1 left out: could not be asked" in text
+    # The caption is as wide as its table.
+    on_one_line = " ".join(re.sub(r"\x1b\[[0-9;]*m", "", text).split())
+    assert "interval over images" in on_one_line
+    assert "1 left out: could not be asked" in on_one_line
     assert "accuracy" in text
     assert "[+30.0*]" in text
     assert "McNemar p" in text
