@@ -1,10 +1,10 @@
 """Summary, tables and the plot."""
 
 import dataclasses
-import re
 import io
 import json
 import math
+import re
 from pathlib import Path
 
 import pytest
