@@ -5,6 +5,7 @@ in the order of the questions, so the records are those of a local run.
 """
 
 import os
+import socket
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -136,6 +137,7 @@ class RayExecutor:
         if self._ray.is_initialized():
             return
         try:
+            _check_reachable(self._address or "")
             self._ray.init(
                 address=self._address,
                 log_to_driver=False,
@@ -143,7 +145,7 @@ class RayExecutor:
                 # An existing cluster has a dashboard or not, and refuses the question.
                 **({} if self._address else {"include_dashboard": False}),
             )
-        except (ConnectionError, ValueError, RuntimeError) as problem:
+        except (OSError, ValueError, RuntimeError) as problem:
             raise ConfigError(
                 f"The Ray cluster {self._address or 'on this machine'} cannot be reached "
                 f"({' '.join(str(problem).split())}); give --ray-address or RAY_ADDRESS the "
@@ -178,3 +180,10 @@ class RayExecutor:
             # The worker's own exception, without the traceback of a process elsewhere.
             cause = getattr(problem, "cause", problem)
             raise cause from None
+
+
+def _check_reachable(address: str) -> None:
+    """Fail within seconds: Ray itself keeps trying an address without a cluster for minutes."""
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if host and port.isdigit():
+        socket.create_connection((host, int(port)), timeout=10).close()
