@@ -139,7 +139,8 @@ class RayExecutor:
         try:
             _check_reachable(self._address or "")
             self._ray.init(
-                address=self._address,
+                # Without a word Ray would look for traces of earlier clusters on this machine.
+                address=self._address or "local",
                 log_to_driver=False,
                 logging_level="ERROR",
                 # An existing cluster has a dashboard or not, and refuses the question.

@@ -54,7 +54,13 @@ def cluster() -> Iterator[None]:
     # The workers cannot import these tests.
     ray.cloudpickle.register_pickle_by_value(scripted)
     ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])
-    ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
+    ray.init(
+        address="local",
+        num_cpus=2,
+        include_dashboard=False,
+        log_to_driver=False,
+        logging_level="ERROR",
+    )
     yield
     ray.shutdown()
 
