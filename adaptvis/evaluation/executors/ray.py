@@ -5,6 +5,7 @@ in the order of the questions, so the records are those of a local run.
 """
 
 import os
+import socket
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -136,14 +137,16 @@ class RayExecutor:
         if self._ray.is_initialized():
             return
         try:
+            _check_reachable(self._address or "")
             self._ray.init(
-                address=self._address,
+                # Without a word Ray would look for traces of earlier clusters on this machine.
+                address=self._address or "local",
                 log_to_driver=False,
                 logging_level="ERROR",
                 # An existing cluster has a dashboard or not, and refuses the question.
                 **({} if self._address else {"include_dashboard": False}),
             )
-        except (ConnectionError, ValueError, RuntimeError) as problem:
+        except (OSError, ValueError, RuntimeError) as problem:
             raise ConfigError(
                 f"The Ray cluster {self._address or 'on this machine'} cannot be reached "
                 f"({' '.join(str(problem).split())}); give --ray-address or RAY_ADDRESS the "
@@ -178,3 +181,10 @@ class RayExecutor:
             # The worker's own exception, without the traceback of a process elsewhere.
             cause = getattr(problem, "cause", problem)
             raise cause from None
+
+
+def _check_reachable(address: str) -> None:
+    """Fail within seconds: Ray itself keeps trying an address without a cluster for minutes."""
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if host and port.isdigit():
+        socket.create_connection((host, int(port)), timeout=10).close()

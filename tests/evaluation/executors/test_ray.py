@@ -2,6 +2,7 @@
 
 import os
 import signal
+import time
 from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
@@ -53,7 +54,13 @@ def cluster() -> Iterator[None]:
     # The workers cannot import these tests.
     ray.cloudpickle.register_pickle_by_value(scripted)
     ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])
-    ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
+    ray.init(
+        address="local",
+        num_cpus=2,
+        include_dashboard=False,
+        log_to_driver=False,
+        logging_level="ERROR",
+    )
     yield
     ray.shutdown()
 
@@ -118,3 +125,11 @@ def test_errors_of_a_worker_arrive_as_they_are(tmp_path: Path) -> None:
 def test_a_number_of_workers_that_makes_no_sense() -> None:
     with pytest.raises(ConfigError, match="workers must be at least 1"):
         RayExecutor(workers=0)
+
+
+def test_a_cluster_that_is_not_there_is_said_to_be_missing_at_once() -> None:
+    ray.shutdown()
+    started = time.monotonic()
+    with pytest.raises(ConfigError, match=r"127\.0\.0\.1:9 cannot be reached .*--ray-address"):
+        RayExecutor("127.0.0.1:9").open(ScriptedEngine, 7)
+    assert time.monotonic() - started < 5
