@@ -131,11 +131,11 @@ def test_tables_of_metrics_fractions_and_questions_left_out() -> None:
     made += [record(i, "x", score=0.9, correct=True) for i in range(29)]
     made.append(failed(record(29, "x", answer=""), "broken image"))
     summary = summarise(made, metrics={"t": mean})
-    text = rendered(report(summary, "m", "t"))
-    # The caption is as wide as its table.
-    on_one_line = " ".join(re.sub(r"\x1b\[[0-9;]*m", "", text).split())
-    assert "interval over images" in on_one_line
-    assert "1 left out: could not be asked" in on_one_line
+    styled = rendered(report(summary, "m", "t"), width=160)
+    # Captions wrap at the width of their table.
+    text = " ".join(re.sub(r"\x1b\[[\d;]*m", "", styled).split())
+    assert "interval over images" in text
+    assert "1 left out: could not be asked" in text
     assert "accuracy" in text
     assert "[+30.0*]" in text
     assert "McNemar p" in text
