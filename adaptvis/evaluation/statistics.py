@@ -1,7 +1,8 @@
 """Intervals for accuracies, and for the paired gain of one method over another.
 
-An accuracy gets Wilson's score interval. A gain is a mean of paired differences; questions about
-one image share its difficulty, so its interval comes from resampling whole images.
+An accuracy of right and wrong answers gets Wilson's score interval. A mean of points that may be
+fractions, and a gain (a mean of paired differences), are resampled instead: questions about one
+image share its difficulty, so whole images are drawn.
 """
 
 import math
@@ -12,13 +13,24 @@ import numpy as np
 from numpy.typing import NDArray
 
 __all__ = [
+    "FEWEST_IMAGES",
     "RELIABLE_GAIN",
     "Z_95",
     "Gain",
+    "McNemar",
+    "clustered_interval",
     "clustered_standard_error",
+    "mcnemar",
     "paired_gain",
+    "verdict_of",
     "wilson_interval",
 ]
+
+Points = Sequence[bool] | Sequence[int] | Sequence[float] | NDArray[np.bool_] | NDArray[np.float64]
+"""What each question earned, from 0 to 1; right and wrong are 1 and 0."""
+
+Clusters = Sequence[str] | NDArray[np.intp]
+"""The image of each question, or whatever else its errors share."""
 
 Z_95 = 1.959963984540054
 """The two-sided 95 % point of the standard normal distribution."""
@@ -51,6 +63,85 @@ def wilson_interval(successes: int, trials: int, z: float = Z_95) -> tuple[float
     return low, high
 
 
+def clustered_interval(
+    points: Points, clusters: Clusters, *, seed: int = 0, resamples: int = 2000
+) -> tuple[float, float]:
+    """95 % interval of mean points: a seeded percentile bootstrap over clusters.
+
+    (0, 1) for one cluster, and without questions: nothing is known of other images then.
+
+    Raises:
+        ValueError: the two lengths differ.
+    """
+    if len(points) != len(clusters):
+        raise ValueError(
+            f"points and clusters need one entry per question, got {len(points)} and "
+            f"{len(clusters)}"
+        )
+    names, index = np.unique(np.asarray(clusters), return_inverse=True)
+    if len(names) < 2:
+        return 0.0, 1.0
+    sums = np.bincount(index, weights=np.asarray(points, float), minlength=len(names)).astype(float)
+    sizes = np.bincount(index, minlength=len(names)).astype(float)
+    return _percentiles(_bootstrap_means(sums, sizes, seed, resamples))
+
+
+@dataclass(frozen=True, slots=True)
+class McNemar:
+    """McNemar's exact test of two methods on the same questions.
+
+    gained: only the method was right. lost: only the reference was. p_value: two-sided.
+    """
+
+    gained: int
+    lost: int
+    p_value: float
+
+
+def mcnemar(treated: Sequence[bool], reference: Sequence[bool]) -> McNemar:
+    """Are gains and losses equally likely? The exact binomial test (McNemar 1947, Cochran 1954).
+
+    `p = min(1, 2 * P(X <= min(gained, lost)))` with X binomial over the discordant questions and
+    probability 1/2. It takes questions as independent: where many share an image, trust the
+    clustered interval of :func:`paired_gain` first.
+
+    Args:
+        treated, reference: whether each question was answered rightly, in the same order.
+
+    Raises:
+        ValueError: the lengths differ.
+    """
+    if len(treated) != len(reference):
+        raise ValueError(
+            f"treated and reference need one entry per question, got {len(treated)} and "
+            f"{len(reference)}"
+        )
+    gained = sum(bool(t) and not r for t, r in zip(treated, reference, strict=True))
+    lost = sum(bool(r) and not t for t, r in zip(treated, reference, strict=True))
+    n, k = gained + lost, min(gained, lost)
+    # From the largest term of the tail down; binomials of many questions overflow a float.
+    term = math.exp(
+        math.lgamma(n + 1) - math.lgamma(k + 1) - math.lgamma(n - k + 1) - n * math.log(2)
+    )
+    tail = 0.0
+    while k >= 0 and term > tail * 1e-17:
+        tail += term
+        term *= k / (n - k + 1)
+        k -= 1
+    return McNemar(gained, lost, min(1.0, 2 * tail))
+
+
+def verdict_of(low: float, high: float, clusters: int) -> str:
+    """What the 95 % interval of a difference amounts to, in plain words."""
+    if clusters < FEWEST_IMAGES:
+        return "too few images to tell"
+    if low > 0:
+        return RELIABLE_GAIN
+    if high < 0:
+        return "reliable loss"
+    return "no reliable effect"
+
+
 @dataclass(frozen=True, slots=True)
 class Gain:
     """How much a method gains over a reference on the same questions, as fractions.
@@ -68,28 +159,21 @@ class Gain:
     @property
     def verdict(self) -> str:
         """The gain in plain words."""
-        if self.images < FEWEST_IMAGES:
-            return "too few images to tell"
-        if self.low > 0:
-            return RELIABLE_GAIN
-        if self.high < 0:
-            return "reliable loss"
-        return "no reliable effect"
+        return verdict_of(self.low, self.high, self.images)
 
 
 def paired_gain(
-    treated: Sequence[float] | NDArray[np.float64] | NDArray[np.bool_],
-    reference: Sequence[float] | NDArray[np.float64] | NDArray[np.bool_],
-    clusters: Sequence[str] | NDArray[np.intp],
+    treated: Points,
+    reference: Points,
+    clusters: Clusters,
     *,
     seed: int = 0,
     resamples: int = 2000,
 ) -> Gain:
-    """Mean difference in correctness with a seeded percentile bootstrap over clusters.
+    """Mean difference in points with a seeded percentile bootstrap over clusters.
 
     Args:
-        treated, reference: correctness of the same questions, or points from 0 to 1, in the same
-            order, `[questions]`.
+        treated, reference: points of the same questions, in the same order, `[questions]`.
         clusters: the image of each question.
         resamples: number of bootstrap draws; each draws as many images as there are.
 
@@ -100,24 +184,20 @@ def paired_gain(
     sums = np.bincount(index, weights=difference, minlength=count).astype(float)
     sizes = np.bincount(index, minlength=count).astype(float)
     mean = float(difference.mean())
-    low, high = (-1.0, 1.0)
+    low, high = -1.0, 1.0
     if count > 1:
-        low, high = np.percentile(_bootstrap_means(sums, sizes, seed, resamples), [2.5, 97.5])
+        low, high = _percentiles(_bootstrap_means(sums, sizes, seed, resamples))
     return Gain(
         mean=mean,
-        low=float(low),
-        high=float(high),
+        low=low,
+        high=high,
         standard_error=clustered_standard_error(treated, reference, clusters),
         questions=len(difference),
         images=count,
     )
 
 
-def clustered_standard_error(
-    treated: Sequence[float] | NDArray[np.float64] | NDArray[np.bool_],
-    reference: Sequence[float] | NDArray[np.float64] | NDArray[np.bool_],
-    clusters: Sequence[str] | NDArray[np.intp],
-) -> float:
+def clustered_standard_error(treated: Points, reference: Points, clusters: Clusters) -> float:
     """Standard error of the mean paired difference, clustered.
 
     `sqrt(G / (G - 1) * sum_g (S_g - n_g * mean)^2) / n` with G clusters, sums S_g of differences
@@ -131,9 +211,7 @@ def clustered_standard_error(
 
 
 def _prepare(
-    treated: Sequence[float] | NDArray[np.float64] | NDArray[np.bool_],
-    reference: Sequence[float] | NDArray[np.float64] | NDArray[np.bool_],
-    clusters: Sequence[str] | NDArray[np.intp],
+    treated: Points, reference: Points, clusters: Clusters
 ) -> tuple[NDArray[np.float64], NDArray[np.intp], int]:
     if not len(treated) == len(reference) == len(clusters) > 0:
         raise ValueError(
@@ -143,6 +221,11 @@ def _prepare(
     difference = np.asarray(treated, dtype=float) - np.asarray(reference, dtype=float)
     names, index = np.unique(np.asarray(clusters), return_inverse=True)
     return difference, index, len(names)
+
+
+def _percentiles(values: NDArray[np.float64]) -> tuple[float, float]:
+    low, high = np.percentile(values, [2.5, 97.5])
+    return float(low), float(high)
 
 
 def _bootstrap_means(
