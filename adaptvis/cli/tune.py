@@ -1,5 +1,6 @@
 """`adaptvis tune`: find a model's settings on validation questions."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, cast
 
@@ -11,7 +12,7 @@ from adaptvis.errors import ConfigError, unknown_name
 if TYPE_CHECKING:
     from adaptvis.cli.models import Model
     from adaptvis.config import Rows
-    from adaptvis.tasks import Part, Prompts
+    from adaptvis.tasks import Part, Prompts, Task
     from adaptvis.tuning.run import Tuned
 
 __all__ = ["tune"]
@@ -58,6 +59,16 @@ def tune(
     limit: Annotated[
         int | None,
         typer.Option(help="Only so many questions; fewer than 2000 find unreliable thresholds."),
+    ] = None,
+    data: Annotated[
+        str | None,
+        typer.Option(
+            help="Folder with the task's published files, or a hub id.", show_default=False
+        ),
+    ] = None,
+    split: Annotated[
+        str | None,
+        typer.Option(help="How the task is split, where it has a choice.", show_default=False),
     ] = None,
     test: Annotated[
         bool,
@@ -132,7 +143,9 @@ def tune(
     _check_choices(part=part, rows=rows, prompts=prompts)
     if seed < 0:
         raise ConfigError(f"The seed must not be negative, got {seed}")
-    chosen_task = get_task(task)
+    find: Callable[..., Task] = get_task
+    options = {"data": data, "split": split}
+    chosen_task = find(task, **{k: v for k, v in options.items() if v is not None})
     resolved = resolve_model(model)
     own_folder = resolved.folder if output is None else None
     if own_folder is not None:

@@ -78,8 +78,9 @@ def adaptvis_candidates(sweep: Sweep, objective: Accuracy | Metric, questions: I
     cuts = Cuts.of(sweep.confidence[questions])
     if not len(cuts.below):
         raise DataError(
-            f"{len(questions)} validation questions are too few for a threshold with "
-            f"{FEWEST_QUESTIONS} questions on either side; raise the limit"
+            f"{len(questions)} questions of validation (a fifth left out) give no threshold, which "
+            f"needs {FEWEST_QUESTIONS} of them on either side with different confidences; raise "
+            "the limit"
         )
     if isinstance(objective, Accuracy):
         return _by_accuracy(sweep, objective, questions, cuts)

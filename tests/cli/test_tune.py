@@ -10,11 +10,14 @@ from adaptvis.config import load_config
 from adaptvis.evaluation import read_records
 from adaptvis.presets import find_config, load_model_presets
 
+# Three questions of an image: ten images and a threshold take few of them.
+TASK = "2ds-prior-balanced"
+
 
 @pytest.fixture
 def tuned(adaptvis: Adaptvis, model_folder: Path) -> Path:
     result = adaptvis(
-        *("tune", "-m", model_folder, "-t", "2ds", "--limit", 66, "--alphas", "0.5,1,2"),
+        *("tune", "-m", model_folder, "-t", TASK, "--limit", 54, "--alphas", "0.5,1,2"),
         *("--layers", "all", "--layers", "1-3", "-o", "tuned", "--always-steer"),
         *("--test-limit", 12),
     )
@@ -78,7 +81,7 @@ def test_a_finished_sweep_is_read_back(
 
     monkeypatch.setattr("adaptvis.cli.models.load_engine", refuse)
     same = (
-        *("tune", "-m", model_folder, "-t", "2ds", "--limit", 66, "--alphas", "0.5,1,2"),
+        *("tune", "-m", model_folder, "-t", TASK, "--limit", 54, "--alphas", "0.5,1,2"),
         *("--layers", "all", "--layers", "1-3", "-o", "tuned", "--always-steer"),
     )
     again = adaptvis(*same, "--resume", "--seed", 1, "--no-test")
@@ -93,7 +96,7 @@ def test_without_an_output_the_model_gets_the_settings(adaptvis: Adaptvis, tmp_p
     from adaptvis.training.tiny.model import build_model
 
     export(build_model(0), tmp_path / "mine")
-    run = ("tune", "-m", "mine", "-t", "2ds", "--limit", 60, "--alphas", "1,2", "--layers", "all")
+    run = ("tune", "-m", "mine", "-t", TASK, "--limit", 54, "--alphas", "1,2", "--layers", "all")
     result = adaptvis(*run, "--no-test")
     assert result.code == 0, result.err
     assert "The settings also went to mine/adaptvis.json" in result.out

@@ -91,7 +91,7 @@ def test_the_reported_accuracies_are_those_of_the_settings() -> None:
 def test_a_threshold_needs_questions_on_both_sides() -> None:
     sweep = sweep_of(Grid(), peak_at(1.5, None))
     flat = Sweep(sweep.grid, sweep.points, np.full(QUESTIONS, 0.9), sweep.images)
-    with pytest.raises(DataError, match="too few for a threshold"):
+    with pytest.raises(DataError, match="give no threshold, which needs 20"):
         select(flat)
     few = Sweep(sweep.grid, sweep.points[..., :15], CONFIDENCE[:15], sweep.images[:15])
     with pytest.raises(DataError):
