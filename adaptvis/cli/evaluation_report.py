@@ -88,6 +88,7 @@ def _write_html(
 ) -> Path:
     from adaptvis.cli.report_attention import attention_of_examples
     from adaptvis.evaluation.report import changed_answers, write_attention, write_report
+    from adaptvis.evaluation.summary import read_summary
 
     samples = {(name, s.id): s for name, of in run.samples.items() for s in of}
     attention = None
@@ -105,7 +106,8 @@ def _write_html(
         summary,
         run.records,
         run=run.configuration,
-        engines=run.engines,
+        # A resumed run may have needed no engine: the summary keeps what it said before.
+        engines=read_summary(folder)[1],
         open_pictures=lambda record: samples[record.task, record.id].images(),
         attention=attention,
     )
