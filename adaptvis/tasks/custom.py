@@ -29,7 +29,8 @@ def custom_task(path: Path) -> Task:
     """The task that a JSONL file holds.
 
     Raises:
-        DataError: on loading, a line or one of its images is wrong; the message names the line.
+        DataError: on loading, a line is wrong, and on asking, one of its images; the message
+            names the line.
     """
     return Task(
         name=path.stem,
@@ -42,7 +43,6 @@ def custom_task(path: Path) -> Task:
 
 def _load(path: Path, part: Part) -> list[Sample]:
     folder = path.parent.resolve()
-    checked: set[str] = set()
     samples = []
     parts: set[str] = set()
     for entry in read_jsonl(path):
@@ -51,7 +51,7 @@ def _load(path: Path, part: Part) -> list[Sample]:
         of_part = _part(entry)
         parts.add(of_part)
         if part in ("all", of_part):
-            samples.append(_sample(entry, folder, checked, number))
+            samples.append(_sample(entry, folder, number))
     if not samples and parts:
         raise DataError(
             f'{path} has no line with "part": "{part}"; mark some, or ask for part '
@@ -70,14 +70,9 @@ def _part(entry: Entry) -> str:
     return str(part)
 
 
-def _sample(entry: Entry, folder: Path, checked: set[str], number: str) -> Sample:
+def _sample(entry: Entry, folder: Path, number: str) -> Sample:
     where = entry.where
     names = entry.texts("images" if "images" in entry.fields else "image")
-    for name in names:
-        # Your own files: better told now than in the middle of a run.
-        if name not in checked:
-            pictures_in(folder, (name,), where)()
-            checked.add(name)
     gold = entry.texts("answers" if "answers" in entry.fields else "answer")
     options = entry.texts("options") if "options" in entry.fields else ()
     if options and not {g.lower() for g in gold} & {o.lower() for o in options}:

@@ -90,10 +90,13 @@ def test_data(adaptvis: Adaptvis, model_folder: Path, tmp_path: Path) -> None:
         {"image": name, "question": "Where?", "answer": "left"} for name in ("good.png", "bad.png")
     ]
     (tmp_path / "mine.jsonl").write_text("\n".join(map(json.dumps, entries)))
-    result = adaptvis("eval", "-m", model_folder, "-t", "mine.jsonl", "-o", "out")
+    run = ("eval", "-m", model_folder, "-t", "mine.jsonl", "--method", "baseline", "-o", "out")
+    result = adaptvis(*run, "--max-errors", 0)
     assert_one_sentence(result, "mine.jsonl, line 2", "bad.png cannot be read")
-    # and the folder can be used when the image is mended
-    assert not any((tmp_path / "out").iterdir())
+    # and the run goes on when the image is mended
+    shutil.copy(tmp_path / "good.png", tmp_path / "bad.png")
+    assert adaptvis(*run, "--max-errors", 0, "--resume").code == 0
+    assert [r.error for r in read_records(tmp_path / "out" / "records.jsonl")] == ["", ""]
 
 
 def test_models_that_cannot_be_loaded(adaptvis: Adaptvis, tmp_path: Path) -> None:
