@@ -10,6 +10,8 @@ import pytest
 from cli.conftest import Adaptvis, assert_one_sentence
 from PIL import Image
 
+from adaptvis.evaluation import read_records
+
 
 @pytest.mark.parametrize(
     ("arguments", "words"),
