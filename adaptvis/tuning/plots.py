@@ -120,7 +120,9 @@ def _mark(axes: Any, place: tuple[int, int]) -> None:
     from matplotlib.patches import Rectangle
 
     corner = (place[0] - 0.5, place[1] - 0.5)
-    axes.add_patch(Rectangle(corner, 1, 1, fill=False, edgecolor="red", linewidth=2, zorder=3))
+    axes.add_patch(
+        Rectangle(corner, 1, 1, fill=False, edgecolor="red", linewidth=2, zorder=3, clip_on=False)
+    )
 
 
 def _threshold_curve(
@@ -148,6 +150,11 @@ def _threshold_curve(
     axes.set_ylabel(_label(f"{objective.name} (%)"))
     kept = "" if selection.adaptive else " (not kept)"
     axes.set_title(f"AdaptVis against its threshold{kept}", fontsize=10)
+    # A flat curve would be blown up, to above 100 %.
+    lines = 100 * np.array([*values, selection.baseline, selection.scaling_value])
+    height = 1.2 * max(2.0, float(np.ptp(lines)))
+    top = min(float(lines.min() + lines.max() + height) / 2, 100.2)
+    axes.set_ylim(top - height, top)
     axes.legend(fontsize=8, framealpha=0.9, edgecolor="none")
     _confidence_axis(axes, sweep.confidence)
 
