@@ -2,6 +2,7 @@
 
     AdaptVisError
     |-- ConfigError          (also ValueError)   a steering parameter or preset is wrong
+    |   `-- OtherRunError                        the folder's run was configured differently
     |-- UnknownFamilyError   (also ValueError)   the model's family has no entry in the table
     |-- PromptError          (also ValueError)   image tokens, regions or rows do not fit the prompt
     |-- UnsupportedError     (also RuntimeError) a combination that is known and refused
@@ -23,6 +24,7 @@ __all__ = [
     "CheckpointError",
     "ConfigError",
     "DataError",
+    "OtherRunError",
     "OutputError",
     "PromptError",
     "UnknownFamilyError",
@@ -37,6 +39,10 @@ class AdaptVisError(Exception):
 
 class ConfigError(AdaptVisError, ValueError):
     """A steering parameter, method name or preset is wrong."""
+
+
+class OtherRunError(ConfigError):
+    """The folder holds a run that was started with another configuration."""
 
 
 class UnknownFamilyError(AdaptVisError, ValueError):

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from adaptvis.errors import ConfigError, OutputError
+from adaptvis.errors import OtherRunError, OutputError
 
 __all__ = [
     "RECORDS",
@@ -88,7 +88,7 @@ def prepare_output(folder: Path, run: Mapping[str, Any], *, resume: bool) -> Non
 
     Raises:
         OutputError: see :func:`check_output`.
-        ConfigError: `resume` is on and the folder's run was configured differently.
+        OtherRunError: `resume` is on and the folder's run was configured differently.
     """
     check_output(folder, resume=resume)
     stored = folder / RUN
@@ -105,7 +105,7 @@ def prepare_output(folder: Path, run: Mapping[str, Any], *, resume: bool) -> Non
         ) from None
     if found != wanted:
         changes = "; ".join(differences(found, wanted))
-        raise ConfigError(
+        raise OtherRunError(
             f"The run in {folder} was started with another configuration ({changes}); repeat "
             "the same options, or choose another --output"
         )

@@ -5,11 +5,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from adaptvis.engine import Engine
-from adaptvis.errors import ConfigError
+from adaptvis.errors import OtherRunError
 from adaptvis.evaluation import ModelPlan, Plan, Record, evaluate
 from adaptvis.evaluation.clusters import clusters_of
 from adaptvis.evaluation.jackknife import jackknife_gain
-from adaptvis.evaluation.output import RECORDS
 from adaptvis.evaluation.statistics import Gain, paired_gain
 from adaptvis.tasks import Task
 from adaptvis.tuning.objective import ACCURACY
@@ -53,13 +52,11 @@ def run_held_out(
                 resume=True,
                 progress=(lambda _m, _t, done, all_: progress(done, all_)) if progress else None,
             )
-            return [r for r in run.records if not getattr(r, "error", "")], output
-        except ConfigError:
-            # Another plan's run, unless the folder is fresh and the plan itself is wrong.
-            if not (output / RECORDS).is_file():
-                raise
-        number += 1
-        output = folder / f"test-{number}"
+            return [r for r in run.records if not r.error], output
+        except OtherRunError:
+            # Only a folder that holds answers is another run's, so a fresh one ends this.
+            number += 1
+            output = folder / f"test-{number}"
 
 
 def held_out_gains(

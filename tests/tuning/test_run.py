@@ -107,6 +107,21 @@ def test_an_interrupted_test_is_finished(tmp_path: Path) -> None:
     assert tuned.held_out[0].questions == 330
 
 
+def test_an_engine_that_cannot_be_loaded_for_the_test_is_said_once(tmp_path: Path) -> None:
+    tune(plan(test=False), KnownEngine, tmp_path / "out")
+    loads = []
+
+    def load() -> KnownEngine:
+        loads.append(1)
+        assert len(loads) < 3
+        raise ConfigError("vLLM cannot be imported")
+
+    with pytest.raises(ConfigError, match="vLLM cannot be imported"):
+        tune(plan(), load, tmp_path / "out", resume=True)
+    assert loads == [1]
+    assert not (tmp_path / "out" / "test-2").exists()
+
+
 def test_no_test_part(tmp_path: Path) -> None:
     def validation_only(part: Part) -> list[Sample]:
         return numbered("validation") if part == "validation" else []
