@@ -16,6 +16,7 @@ __all__ = [
     "RECORDS",
     "RUN",
     "SUMMARY",
+    "SWEEP",
     "check_output",
     "differences",
     "fresh_folder",
@@ -26,6 +27,7 @@ __all__ = [
 RUN = "run.json"
 RECORDS = "records.jsonl"
 SUMMARY = "summary.json"
+SWEEP = "sweep.json"
 
 
 def write_atomically(path: Path, content: str | bytes) -> None:

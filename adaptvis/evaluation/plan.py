@@ -1,6 +1,7 @@
 """What a run evaluates: models, each with its methods, on tasks."""
 
 import hashlib
+import os
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,7 +10,9 @@ from typing import Any
 from adaptvis import __version__
 from adaptvis.config import SteeringConfig
 from adaptvis.errors import ConfigError, unknown_name
+from adaptvis.evaluation.output import RUN, SWEEP
 from adaptvis.evaluation.shards import Shard
+from adaptvis.presets import MODEL_PRESETS_FILE
 from adaptvis.tasks import PARTS, PROMPTS, Part, Prompts, Task
 
 __all__ = ["Method", "ModelPlan", "Plan", "fingerprint"]
@@ -103,24 +106,43 @@ class Plan:
 def fingerprint(source: str) -> str | None:
     """A digest of a local model folder; None for a name on the hub.
 
-    Small files count whole. Of large ones the size and both ends count, so that it stays cheap.
+    Names, sizes and contents of its files count, those in subfolders too. A file of up to 16 MiB
+    counts whole; of a larger one 16 evenly spaced blocks of 1 MiB, both ends among them, so that
+    it stays cheap: a change that lies between them and keeps the size goes unseen. Hidden files,
+    the presets that tuning stores in the folder, and results that were written into it do not
+    count: they change no answer.
     """
     folder = Path(source)
     if not folder.is_dir():
         return None
     digest = hashlib.sha256()
-    for path in sorted(p for p in folder.iterdir() if p.is_file()):
+    for path in _model_files(folder):
         size = path.stat().st_size
-        digest.update(f"{path.name} {size} ".encode())
+        digest.update(f"{path.relative_to(folder).as_posix()} {size} ".encode())
         with path.open("rb") as file:
-            digest.update(file.read(_END))
-            if size > _END:
-                file.seek(max(_END, size - _END))
-                digest.update(file.read(_END))
+            if size <= _BLOCKS * _BLOCK:
+                digest.update(file.read())
+                continue
+            for number in range(_BLOCKS):
+                file.seek((size - _BLOCK) * number // (_BLOCKS - 1))
+                digest.update(file.read(_BLOCK))
     return digest.hexdigest()[:16]
 
 
-_END = 4 * 2**20
+_BLOCK, _BLOCKS = 2**20, 16
+
+
+def _model_files(folder: Path) -> list[Path]:
+    found = []
+    for place, folders, names in os.walk(folder):
+        here = Path(place)
+        if here != folder and {RUN, SWEEP} & set(names):
+            folders.clear()
+            continue
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        found += [here / name for name in names if not name.startswith(".")]
+    own = folder / MODEL_PRESETS_FILE
+    return sorted(path for path in found if path != own and path.is_file())
 
 
 def _distinct(kind: str, names: list[str]) -> None:

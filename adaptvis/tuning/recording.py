@@ -12,12 +12,11 @@ from pathlib import Path
 from typing import IO, Any
 
 from adaptvis.errors import ConfigError, DataError, OutputError
-from adaptvis.evaluation.output import write_atomically
+from adaptvis.evaluation.output import SWEEP, write_atomically
 from adaptvis.tasks import Grade, Sample
 
 __all__ = ["SWEEP", "SWEEP_LINES", "GradedAnswer", "Question", "SweepFile"]
 
-SWEEP = "sweep.json"
 SWEEP_LINES = "sweep.jsonl"
 
 

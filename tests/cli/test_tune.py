@@ -104,6 +104,9 @@ def test_without_an_output_the_model_gets_the_settings(adaptvis: Adaptvis, tmp_p
     assert own == json.loads(Path("adaptvis-tuning/adaptvis.json").read_text())
     assert adaptvis(*run, "--no-test").code == 0
     assert Path("adaptvis-tuning-2/sweep.jsonl").is_file()
+    # What was stored beside the weights does not make them another model.
+    resumed = adaptvis(*run, "--no-test", "--resume")
+    assert resumed.code == 0, resumed.err
 
 
 def test_presets_by_text(tmp_path: Path) -> None:
