@@ -10,9 +10,15 @@ from typing import Any
 from adaptvis.errors import ConfigError
 from adaptvis.evaluation.plan import Plan
 from adaptvis.evaluation.shards import shard_of_each
-from adaptvis.tasks import Sample, Task
+from adaptvis.tasks import Part, Prompts, Sample, Task
 
-__all__ = ["Questions", "index_ranges", "load_questions", "run_configuration"]
+__all__ = [
+    "Questions",
+    "draw_questions",
+    "index_ranges",
+    "load_questions",
+    "run_configuration",
+]
 
 
 @dataclass(frozen=True)
@@ -37,25 +43,37 @@ def load_questions(task: Task, plan: Plan) -> Questions:
         ConfigError: raw prompts are wanted and the task has none.
         DataError: see :meth:`adaptvis.tasks.Task.load`.
     """
-    everything = task.load(None, plan.part)
-    samples = replace(task, loader=lambda _: everything).load(plan.limit, plan.part)
-    places = _places(task, plan, everything)
+    samples, identity = draw_questions(task, plan.limit, plan.part, plan.prompts)
     shards = shard_of_each(samples, plan.shard.of if plan.shard else 1)
     own = plan.shard.number if plan.shard else 1
     return Questions(
         samples=[s for s, shard in zip(samples, shards, strict=True) if shard == own],
         shards=shards,
-        identity={
-            "count": len(samples),
-            "indices": index_ranges(places[s.id] for s in samples),
-            "prompts_sha256": _prompts_digest(samples, plan),
-        },
+        identity=identity,
     )
 
 
-def _places(task: Task, plan: Plan, samples: Sequence[Sample]) -> dict[str, int]:
+def draw_questions(
+    task: Task, limit: int | None, part: Part, prompts: Prompts
+) -> tuple[list[Sample], dict[str, Any]]:
+    """The questions of a part, or at most `limit` of them, with their identity.
+
+    Raises:
+        ConfigError, DataError: see :func:`load_questions`.
+    """
+    everything = task.load(None, part)
+    samples = replace(task, loader=lambda _: everything).load(limit, part)
+    places = _places(task, part, everything)
+    return samples, {
+        "count": len(samples),
+        "indices": index_ranges(places[s.id] for s in samples),
+        "prompts_sha256": _prompts_digest(samples, prompts),
+    }
+
+
+def _places(task: Task, part: Part, samples: Sequence[Sample]) -> dict[str, int]:
     """The place of each question, by id: among all of the task's, or else of its part's."""
-    among_all = getattr(task, "indices", lambda part: None)(plan.part)
+    among_all = getattr(task, "indices", lambda _: None)(part)
     if among_all is None or len(among_all) != len(samples):
         among_all = range(len(samples))
     return {sample.id: index for sample, index in zip(samples, among_all, strict=True)}
@@ -78,11 +96,11 @@ def index_ranges(indices: Iterable[int]) -> str:
     )
 
 
-def _prompts_digest(samples: Sequence[Sample], plan: Plan) -> str:
+def _prompts_digest(samples: Sequence[Sample], prompts: Prompts) -> str:
     """SHA-256 of every question's id and prompt, as it is sent, in order."""
     digest = hashlib.sha256()
     for sample in samples:
-        prompt = sample.prompt if plan.prompts == "chat" else sample.raw_prompt
+        prompt = sample.prompt if prompts == "chat" else sample.raw_prompt
         if prompt is None:
             raise ConfigError(
                 f"Question {sample.id!r} has no published raw prompt; leave --prompts raw out"

@@ -11,8 +11,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import IO, Any
 
-from adaptvis.errors import ConfigError, DataError, OutputError
-from adaptvis.evaluation.output import SWEEP, write_atomically
+from adaptvis.errors import DataError, OtherRunError, OutputError
+from adaptvis.evaluation.output import SWEEP, differences, write_atomically
 from adaptvis.tasks import Grade, Sample
 
 __all__ = ["SWEEP", "SWEEP_LINES", "GradedAnswer", "Question", "SweepFile"]
@@ -96,7 +96,7 @@ class SweepFile:
     Raises:
         OutputError: the folder cannot be written, is being written, or holds something while
             `resume` is off.
-        ConfigError: the folder's sweep was configured differently.
+        OtherRunError: the folder's sweep was configured differently.
         DataError: a line is not of this sweep.
     """
 
@@ -212,9 +212,8 @@ def _prepare(folder: Path, identity: Mapping[str, Any], *, resume: bool) -> None
     except (OSError, ValueError):
         raise OutputError(f"{stored} cannot be read; choose another --output") from None
     if found != wanted:
-        changed = sorted(k for k in {*found, *wanted} if found.get(k) != wanted.get(k))
-        values = "; ".join(f"{k} was {found.get(k)!r}, now {wanted.get(k)!r}" for k in changed[:3])
-        raise ConfigError(
-            f"The sweep in {folder} was started with another configuration ({values[:300]}); "
-            "repeat the same options, or choose another --output"
+        changes = "; ".join(differences(found, wanted))
+        raise OtherRunError(
+            f"The sweep in {folder} was started with another configuration ({changes}); repeat "
+            "the same options, or choose another --output"
         )

@@ -14,8 +14,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from adaptvis import __version__
 from adaptvis.engine import Answer, Engine
 from adaptvis.errors import ConfigError, DataError
+from adaptvis.evaluation.questions import draw_questions
 from adaptvis.tasks import Part, Prompts, Sample, Task
 from adaptvis.tuning.grid import Grid
 from adaptvis.tuning.recording import Question, SweepFile
@@ -128,11 +130,14 @@ def run_sweep(
     """
     if batch_size < 1:
         raise ConfigError(f"The batch size must be at least 1, got {batch_size}")
-    samples = task.load(limit, part)
+    samples, questions = draw_questions(task, limit, part, prompts)
     identity = {
         **(settings or {}),
+        "adaptvis": __version__,
         "task": task.name,
         "source": task.source,
+        "max_new_tokens": task.max_new_tokens,
+        "questions": questions,
         "part": part,
         "limit": limit,
         "prompts": prompts,

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,7 @@ from tuning.known import TASK, KnownEngine, unreadable
 
 from adaptvis.config import ScalingVis
 from adaptvis.errors import ConfigError, DataError, OutputError
-from adaptvis.tasks import Grade, Sample, Task
+from adaptvis.tasks import Grade, Part, Sample, Task
 from adaptvis.tuning import Grid, Sweep, run_sweep, select
 
 GRID = Grid(alphas=(0.8, 1.5, 2.0), layers=(None, (1, 2)))
@@ -105,8 +106,8 @@ def test_kill_9_and_resume(tmp_path: Path) -> None:
     ("change", "named"),
     [
         ({"batch_size": 10}, "batch_size was 64, now 10"),
-        ({"limit": 20}, "limit was None, now 20"),
-        ({"settings": {"dtype": "bfloat16"}}, "dtype was None, now 'bfloat16'"),
+        ({"limit": 20}, "limit was null, now 20"),
+        ({"settings": {"dtype": "bfloat16"}}, 'dtype was null, now "bfloat16"'),
     ],
 )
 def test_another_sweep_is_not_resumed(
@@ -119,8 +120,35 @@ def test_another_sweep_is_not_resumed(
 
 def test_another_grid_is_not_resumed(tmp_path: Path) -> None:
     sweep_in(tmp_path / "s")
-    with pytest.raises(ConfigError, match="grid was"):
+    with pytest.raises(ConfigError, match=r"grid\.alphas was"):
         run_sweep(refuse, TASK, Grid(), tmp_path / "s", resume=True)
+
+
+def reworded(part: Part) -> list[Sample]:
+    return [replace(s, prompt=str(int(s.prompt) + 5)) for s in TASK.loader(part)]
+
+
+@pytest.mark.parametrize(
+    ("changed", "named"),
+    [
+        (replace(TASK, max_new_tokens=1), "max_new_tokens was 16, now 1"),
+        (replace(TASK, loader=reworded), "questions.prompts_sha256 was"),
+    ],
+)
+def test_other_questions_are_not_resumed(tmp_path: Path, changed: Task, named: str) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        sweep_in(tmp_path / "s", KnownEngine(fail_after=1))
+    with pytest.raises(ConfigError, match=named):
+        run_sweep(refuse, changed, GRID, tmp_path / "s", resume=True)
+
+
+def test_a_sweep_of_another_version_is_not_resumed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sweep_in(tmp_path / "s")
+    monkeypatch.setattr("adaptvis.tuning.sweep.__version__", "0.0.0")
+    with pytest.raises(ConfigError, match=r'adaptvis was ".*", now "0\.0\.0"'):
+        sweep_in(tmp_path / "s", resume=True)
 
 
 def test_nothing_is_overwritten(tmp_path: Path) -> None:
