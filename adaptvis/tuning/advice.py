@@ -35,7 +35,7 @@ def advice(
         )
     if sweep.unreadable:
         found.append(
-            f"{sweep.unreadable} questions were left out because an image could not be read; "
+            f"{sweep.unreadable} questions were left out because they could not be asked; "
             "sweep.jsonl says why"
         )
     return found

@@ -51,7 +51,7 @@ class Question:
     error: str | None = None
 
     @classmethod
-    def of(cls, sample: Sample, confidence: float) -> "Question":
+    def of(cls, sample: Sample, confidence: float | None) -> "Question":
         """A question that has no answers yet."""
         tags = dict(sample.tags)
         return cls(sample.id, sample.image_id, sample.category, sample.gold, tags, confidence)
@@ -111,7 +111,6 @@ class SweepFile:
             raise OutputError(f"Cannot write {self.path}: {error.strerror}") from None
         try:
             self._lock()
-            self._sizes: list[int] = []
             self.questions = self._read()
             if [q.id for q in self.questions] != list(ids[: len(self.questions)]):
                 raise DataError(
@@ -124,23 +123,14 @@ class SweepFile:
 
     def append(self, questions: Sequence[Question]) -> None:
         """Write a batch; on return it is on disk."""
-        lines = [question.to_line().encode("utf-8") for question in questions]
         try:
-            self._file.write(b"".join(lines))
+            self._file.write("".join(q.to_line() for q in questions).encode("utf-8"))
             self._sync()
         except OSError as error:
             raise OutputError(
                 f"Cannot write {self.path}: {error.strerror}; make room and go on with --resume"
             ) from None
-        self._sizes.extend(map(len, lines))
         self.questions.extend(questions)
-
-    def keep(self, count: int) -> None:
-        """Drop all but the first `count` questions, on disk too: an incomplete batch."""
-        if count < len(self.questions):
-            self._file.truncate(sum(self._sizes[:count]))
-            self._sync()
-            del self.questions[count:], self._sizes[count:]
 
     def close(self) -> None:
         self._file.close()
@@ -167,7 +157,6 @@ class SweepFile:
                     f"{self.path}, line {number}: not a question of a sweep; choose another "
                     "--output"
                 ) from None
-            self._sizes.append(len(line) + 1)
         return questions
 
     def _sync(self) -> None:

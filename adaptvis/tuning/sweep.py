@@ -15,8 +15,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from adaptvis import __version__
-from adaptvis.engine import Answer, Engine
+from adaptvis.engine import Engine
 from adaptvis.errors import ConfigError, DataError
+from adaptvis.evaluation.asking import Asker, Request
+from adaptvis.evaluation.asking import Outcome as Asked
+from adaptvis.evaluation.error_limit import ErrorLimit
 from adaptvis.evaluation.questions import draw_questions
 from adaptvis.tasks import Part, Prompts, Sample, Task
 from adaptvis.tuning.grid import Grid
@@ -24,7 +27,7 @@ from adaptvis.tuning.recording import Question, SweepFile
 
 __all__ = ["Outcome", "Sweep", "run_sweep"]
 
-_MOST_UNREADABLE = 0.05
+_LIMIT = ErrorLimit()
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +54,7 @@ class Sweep:
     images: the picture of each question, for clustering.
     outcomes, codes: the distinct graded answers, and which of them each setting gave, of the shape
         of `points`; None where only points are known, and then only accuracy can be maximised.
-    unreadable: how many questions were left out because an image could not be read.
+    unreadable: how many questions were left out because they could not be asked.
     """
 
     grid: Grid
@@ -72,12 +75,11 @@ class Sweep:
         """
         questions = [question for question in asked if question.error is None]
         unreadable = len(asked) - len(questions)
-        if unreadable > _MOST_UNREADABLE * len(asked) or not questions:
-            first = next((q.error for q in asked if q.error is not None), "none was asked")
-            raise DataError(
-                f"{unreadable} of {len(asked)} questions could not be asked, more than "
-                f"{_MOST_UNREADABLE:.0%}; the first: {first}"
-            )
+        first = next((q.error for q in asked if q.error is not None), "there were none")
+        if not questions:
+            raise DataError(f"None of {len(asked)} questions could be asked; the first: {first}")
+        if unreadable > _LIMIT.allowed(len(asked)):
+            raise DataError(_too_many(unreadable, len(asked), first))
         confidence = np.array([q.confidence for q in questions], dtype=float)
         if not np.isfinite(confidence).all():
             raise DataError(
@@ -116,7 +118,8 @@ def run_sweep(
     """Answer the questions of a part under the whole grid, and keep the answers in a folder.
 
     A killed sweep is finished with `resume`; a finished one is read back without the engine, which
-    is loaded when the first question is asked.
+    is loaded when the first question is asked. A question whose image cannot be read, or which the
+    engine refuses, is recorded with the error; a batch that memory does not suffice for is halved.
 
     Args:
         output: receives `sweep.json` and `sweep.jsonl`, a line per question, on disk after each
@@ -125,7 +128,8 @@ def run_sweep(
 
     Raises:
         ConfigError: the batch size is below 1, or the folder's sweep was another one.
-        DataError: the task has no such part, or the model gave no finite confidence.
+        DataError: the task has no such part, more than 5 % of its questions could not be asked, or
+            the model gave no finite confidence.
         OutputError: the folder holds something and `resume` is off, or cannot be written.
     """
     if batch_size < 1:
@@ -144,50 +148,65 @@ def run_sweep(
         "batch_size": batch_size,
         "grid": grid.to_dict(),
     }
-    engine: Engine | None = None
     with SweepFile(output, identity, [s.id for s in samples], resume=resume) as file:
-        for start in range(0, len(samples), batch_size):
-            batch = samples[start : start + batch_size]
-            if start + len(batch) > len(file.questions):
-                file.keep(start)
-                engine = engine or load_engine()
-                file.append(_ask(engine, task, grid, batch, prompts))
-            if progress:
-                progress(start + len(batch), len(samples))
+        errors = _Errors(len(samples), file.questions)
+        done = len(file.questions)
+        if progress and done:
+            progress(done, len(samples))
+        if done < len(samples):
+            # As an uninterrupted sweep: a model's last digits depend on the rest of the batch.
+            start = done - done % batch_size
+            configs = (
+                None,
+                *(grid.config(grid.alphas[a], grid.layers[s]) for s, a in grid.steered()),
+            )
+            request = Request(configs, task.max_new_tokens, prompts)
+            for outcomes in Asker(load_engine(), batch_size).ask(samples[start:], request):
+                pairs = list(zip(samples[start : start + len(outcomes)], outcomes, strict=True))
+                fresh = [_question(*pair, task, grid) for pair in pairs[max(0, done - start) :]]
+                start += len(outcomes)
+                if fresh:
+                    errors.count(fresh)
+                    file.append(fresh)
+                    done += len(fresh)
+                    if progress:
+                        progress(done, len(samples))
         return Sweep.of(grid, file.questions)
 
 
-def _ask(
-    engine: Engine, task: Task, grid: Grid, batch: Sequence[Sample], prompts: Prompts
-) -> list[Question]:
-    queries, problems = {}, {}
-    for index, sample in enumerate(batch):
-        try:
-            queries[index] = sample.query(prompts)
-        except DataError as problem:
-            problems[index] = str(problem)
-    steered = list(grid.steered())
-    configs = [None, *(grid.config(grid.alphas[a], grid.layers[s]) for s, a in steered)]
-    answers: list[list[Answer]] = [[] for _ in configs]
-    if queries:
-        answers = engine.answer(list(queries.values()), configs, max_new_tokens=task.max_new_tokens)
-    column = {index: position for position, index in enumerate(queries)}
-    questions = []
-    for index, sample in enumerate(batch):
-        if index in problems:
-            questions.append(Question.unreadable(sample, problems[index]))
-            continue
-        own = [of_config[column[index]] for of_config in answers]
-        question = Question.of(sample, own[0].confidence)
-        given = [[0] * len(grid.alphas) for _ in grid.layers]
-        grade = partial(task.grade, sample)
-        first = question.add(own[0].text, grade)
-        for row in given:
-            row[grid.neutral] = first
-        for (selection, alpha), answer in zip(steered, own[1:], strict=True):
-            given[selection][alpha] = question.add(answer.text, grade)
-        question.given = given
-        if not math.isfinite(question.confidence or math.nan):
-            question.confidence = None
-        questions.append(question)
-    return questions
+class _Errors:
+    """Stops a sweep whose questions fail; what was answered before is kept."""
+
+    def __init__(self, questions: int, stored: Sequence[Question]) -> None:
+        self._questions = questions
+        self._failed = [q.error for q in stored if q.error is not None]
+
+    def count(self, asked: Sequence[Question]) -> None:
+        failed = [q.error for q in asked if q.error is not None]
+        self._failed += failed
+        if failed and len(self._failed) > _LIMIT.allowed(self._questions):
+            raise DataError(
+                f"{_too_many(len(self._failed), self._questions, self._failed[0])}; mend that and "
+                "go on with --resume"
+            )
+
+
+def _too_many(failed: int, questions: int, first: str) -> str:
+    return (
+        f"{failed} of {questions} questions could not be asked, more than {_LIMIT}; the first: "
+        f"{first}"
+    )
+
+
+def _question(sample: Sample, asked: Asked, task: Task, grid: Grid) -> Question:
+    if asked.error:
+        return Question.unreadable(sample, asked.error)
+    neutral, *steered = asked.answers
+    finite = math.isfinite(neutral.confidence)
+    question = Question.of(sample, neutral.confidence if finite else None)
+    grade = partial(task.grade, sample)
+    first = question.add(neutral.text, grade)
+    question.given = [[first] * len(grid.alphas) for _ in grid.layers]
+    for (selection, alpha), answer in zip(grid.steered(), steered, strict=True):
+        question.given[selection][alpha] = question.add(answer.text, grade)
+    return question

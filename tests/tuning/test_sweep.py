@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,8 +14,9 @@ import numpy as np
 import pytest
 from tuning.known import TASK, KnownEngine, unreadable
 
-from adaptvis.config import ScalingVis
-from adaptvis.errors import ConfigError, DataError, OutputError
+from adaptvis.config import ScalingVis, SteeringConfig
+from adaptvis.engine import Answer, Query
+from adaptvis.errors import AdaptVisWarning, ConfigError, DataError, OutputError, PromptError
 from adaptvis.tasks import Grade, Part, Sample, Task
 from adaptvis.tuning import Grid, Sweep, run_sweep, select
 
@@ -186,10 +188,69 @@ def test_pictures_that_cannot_be_read_are_left_out_and_counted(tmp_path: Path) -
     assert len(sweep.images) == 328
     lines = [json.loads(line) for line in (tmp_path / "s" / "sweep.jsonl").open()]
     assert [line["id"] for line in lines if line["error"]] == ["3", "150"]
-    # One of ten is too many.
-    first = Task("first", "", lambda part: unreadable(part)[:10])
-    with pytest.raises(DataError, match=r"1 of 10 questions could not be asked.*not an image"):
-        run_sweep(KnownEngine, first, GRID, tmp_path / "few")
+
+
+class FailingEngine(KnownEngine):
+    """Refuses the questions whose prompts are named; out of memory above `most` of them."""
+
+    def __init__(self, refused: tuple[str, ...] = (), most: int = 1000) -> None:
+        super().__init__()
+        self.refused, self.most = refused, most
+
+    def answer(
+        self,
+        queries: Sequence[Query],
+        configs: Sequence[SteeringConfig | None],
+        *,
+        max_new_tokens: int = 16,
+    ) -> list[list[Answer]]:
+        if len(queries) > self.most:
+            raise RuntimeError("CUDA out of memory. Tried to allocate 2.00 GiB")
+        if any(query.prompt in self.refused for query in queries):
+            raise PromptError("The prompt has 5000 tokens, more than 4096")
+        return super().answer(queries, configs, max_new_tokens=max_new_tokens)
+
+
+def test_a_prompt_that_the_engine_refuses_is_left_out(tmp_path: Path) -> None:
+    whole = sweep_in(tmp_path / "whole")
+    sweep = sweep_in(tmp_path / "s", FailingEngine(("7",)))
+    assert sweep.unreadable == 1
+    np.testing.assert_array_equal(sweep.points, np.delete(whole.points, 7, axis=2))
+    lines = [json.loads(line) for line in (tmp_path / "s" / "sweep.jsonl").open()]
+    failed = [(line["id"], line["error"]) for line in lines if line["error"]]
+    assert failed == [("7", "The prompt has 5000 tokens, more than 4096")]
+    again = run_sweep(refuse, TASK, GRID, tmp_path / "s", resume=True)
+    np.testing.assert_array_equal(again.points, sweep.points)
+
+
+def test_batches_that_do_not_fit_are_halved(tmp_path: Path) -> None:
+    whole = sweep_in(tmp_path / "whole")
+    engine = FailingEngine(most=20)
+    with pytest.warns(AdaptVisWarning, match="going on with 16"):
+        sweep = sweep_in(tmp_path / "s", engine)
+    # 64 and 32 are too many.
+    assert engine.calls == [(16, 7)] * 20 + [(10, 7)]
+    np.testing.assert_array_equal(sweep.points, whole.points)
+
+
+def test_too_many_failures_end_a_sweep_at_once_and_it_goes_on_later(tmp_path: Path) -> None:
+    # 5 % of 330 questions, rounded up, are 17; the eighteenth lies in the second batch of 64.
+    engine = FailingEngine(tuple(str(i) for i in range(0, 72, 4)))
+    with pytest.raises(DataError, match=r"18 of 330 .* more than 5%; the first: .* --resume"):
+        sweep_in(tmp_path / "s", engine)
+    # One by one: 48 of the first batch and 62 of the second are answered, and none behind.
+    assert engine.calls == [(1, 7)] * (48 + 62)
+    assert len((tmp_path / "s" / "sweep.jsonl").read_bytes().splitlines()) == 64
+    mended = KnownEngine()
+    sweep = sweep_in(tmp_path / "s", mended, resume=True)
+    assert sum(n for n, _ in mended.calls) == 330 - 64
+    assert sweep.unreadable == 16
+
+
+def test_nothing_but_failures(tmp_path: Path) -> None:
+    task = Task("one", "", lambda part: unreadable(part)[3:4])
+    with pytest.raises(DataError, match=r"None of 1 questions could be asked; the first: not an image"):
+        run_sweep(KnownEngine, task, GRID, tmp_path / "s")
 
 
 def test_points_are_the_published_rules_and_may_be_fractions(tmp_path: Path) -> None:
