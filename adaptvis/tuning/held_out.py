@@ -2,33 +2,38 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import TypeVar
 
 from adaptvis.engine import Engine
-from adaptvis.errors import OtherRunError
+from adaptvis.errors import DataError, OtherRunError
 from adaptvis.evaluation import ModelPlan, Plan, Record, evaluate
 from adaptvis.evaluation.clusters import clusters_of
 from adaptvis.evaluation.jackknife import jackknife_gain
 from adaptvis.evaluation.statistics import Gain, paired_gain
 from adaptvis.tasks import Task
-from adaptvis.tuning.objective import ACCURACY
+from adaptvis.tuning.objective import ACCURACY, metric_value
 
 __all__ = ["HeldOut", "held_out_gains", "run_held_out"]
+
+Number = TypeVar("Number", float, Gain)
 
 
 @dataclass(frozen=True, slots=True)
 class HeldOut:
     """One method on the test part. Fractions.
 
-    value: of the objective that the settings were chosen for. gain: of it, over the baseline; None
-    for the baseline itself.
+    value: of the objective that the settings were chosen for; None where it is not defined for
+        the questions. gain: of it, over the baseline; None for the baseline itself, and where it
+        is not defined for some of the questions, without which its interval is not known.
     """
 
     method: str
     objective: str
     questions: int
     accuracy: float
-    value: float
+    value: float | None
     gain: Gain | None
 
 
@@ -61,42 +66,52 @@ def run_held_out(
 
 def held_out_gains(
     records: Sequence[Record], task: Task, objective: str = ACCURACY, *, seed: int = 0
-) -> list[HeldOut]:
-    """Every method of some records of one model and task, with its gain over the first one."""
+) -> tuple[list[HeldOut], list[str]]:
+    """Every method of some records of one model and task, with its gain over the first one.
+
+    Returns:
+        The methods, and why the objective or its gain is missing, as sentences; accuracy is there
+        in any case.
+    """
     methods: dict[str, list[Record]] = {}
     for record in records:
         methods.setdefault(record.method, []).append(record)
     baseline = next(iter(methods.values()))
-    return [
-        HeldOut(
-            method=name,
-            objective=objective,
-            questions=len(own),
-            accuracy=sum(r.score for r in own) / len(own),
-            value=_value(own, task, objective),
-            gain=None if own is baseline else _gain(own, baseline, task, objective, seed),
-        )
-        for name, own in methods.items()
-    ]
+    problems: list[str] = []
+
+    def tried(wanted: Callable[[], Number]) -> Number | None:
+        try:
+            return wanted()
+        except DataError as problem:
+            problems.append(f"on the test part, {problem}")
+            return None
+
+    lines = []
+    for name, own in methods.items():
+        value = tried(partial(_value, own, task, objective))
+        gain = None
+        if own is not baseline and value is not None:
+            gain = tried(partial(_gain, own, baseline, task, objective, seed))
+        accuracy = sum(r.score for r in own) / len(own)
+        lines.append(HeldOut(name, objective, len(own), accuracy, value, gain))
+    return lines, list(dict.fromkeys(problems))
 
 
 def _value(records: Sequence[Record], task: Task, objective: str) -> float:
     if objective == ACCURACY or task.metrics is None:
         return sum(r.score for r in records) / len(records)
-    return float(task.metrics(records)[objective])
+    return metric_value(objective, task.metrics, records)
 
 
 def _gain(
     treated: Sequence[Record], reference: Sequence[Record], task: Task, objective: str, seed: int
 ) -> Gain:
     images = [r.image_id for r in treated]
-    if objective == ACCURACY:
+    if objective == ACCURACY or task.metrics is None:
         ours, theirs = [r.score for r in treated], [r.score for r in reference]
         return paired_gain(ours, theirs, images, seed=seed)
-    metrics = task.metrics
-    assert metrics is not None
     return jackknife_gain(
-        lambda answers: float(metrics(answers)[objective]),
+        partial(metric_value, objective, task.metrics),
         treated,
         reference,
         clusters_of(treated, images),

@@ -7,6 +7,7 @@ of all answers: it is computed anew for every candidate, and its standard error 
 out groups of questions.
 """
 
+import math
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -25,6 +26,7 @@ __all__ = [
     "Indices",
     "Metric",
     "check_objective",
+    "metric_value",
     "objective_for",
 ]
 
@@ -101,12 +103,7 @@ class Metric:
         Raises:
             DataError: it is not defined for them, for example without a complete pair.
         """
-        found = self._metrics(answers)
-        if self.name not in found:
-            raise DataError(
-                f"{self.name} is not defined for {len(answers)} of the questions; raise the limit"
-            )
-        return float(found[self.name])
+        return metric_value(self.name, self._metrics, answers)
 
     def within_one_error(
         self, loss: float, questions: Indices, given: Indices, best: Indices
@@ -131,6 +128,24 @@ class Metric:
             self.clusters,
             seed=seed,
         )
+
+
+def metric_value(
+    name: str,
+    metrics: Callable[[Sequence[Answered]], dict[str, float]],
+    answers: Sequence[Answered],
+) -> float:
+    """One of a task's metrics, of some answers.
+
+    Raises:
+        DataError: it is not defined for them, for example without a complete pair.
+    """
+    value = metrics(answers).get(name, math.nan)
+    if not math.isfinite(value):
+        raise DataError(
+            f"{name} is not defined for {len(answers)} of the questions; raise the limit"
+        )
+    return float(value)
 
 
 def objective_for(name: str, task: Task, sweep: Sweep) -> Accuracy | Metric:

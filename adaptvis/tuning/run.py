@@ -127,7 +127,11 @@ def tune(
     warnings = [*advice(sweep, selection, luck, gains), *problems]
     found["warnings"] = warnings
     found["test"] = {
-        line.method: {"questions": line.questions, line.objective: line.value}
+        line.method: {
+            "questions": line.questions,
+            "accuracy": line.accuracy,
+            line.objective: line.value,
+        }
         | ({"gain_over_baseline": gain_values(line.gain)} if line.gain else {})
         for line in held_out
     }
@@ -170,7 +174,9 @@ def _held_out(
     records, _ = run_held_out(
         test_plan, lambda _: load_engine(), folder, _named(progress, "test part")
     )
-    return held_out_gains(records, plan.task, plan.objective, seed=plan.seed), []
+    if not records:
+        return [], ["no question of the test part could be asked; its records say why"]
+    return held_out_gains(records, plan.task, plan.objective, seed=plan.seed)
 
 
 def _check_objective(plan: TuningPlan) -> None:

@@ -97,7 +97,9 @@ def held_out_table(tested: Sequence[HeldOut]) -> Table:
     table.add_column("gain", justify="right")
     table.add_column("")
     for line in tested:
-        cells = [f"{100 * line.accuracy:.1f}"] + ([f"{100 * line.value:.1f}"] if metric else [])
+        cells = [f"{100 * line.accuracy:.1f}"]
+        if metric:
+            cells.append("-" if line.value is None else f"{100 * line.value:.1f}")
         gain = (points(line.gain), line.gain.verdict) if line.gain else ("", "")
         table.add_row(plain(line.method), *cells, *gain)
     return table

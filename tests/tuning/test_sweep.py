@@ -249,7 +249,9 @@ def test_too_many_failures_end_a_sweep_at_once_and_it_goes_on_later(tmp_path: Pa
 
 def test_nothing_but_failures(tmp_path: Path) -> None:
     task = Task("one", "", lambda part: unreadable(part)[3:4])
-    with pytest.raises(DataError, match=r"None of 1 questions could be asked; the first: not an image"):
+    with pytest.raises(
+        DataError, match=r"None of 1 questions could be asked; the first: not an image"
+    ):
         run_sweep(KnownEngine, task, GRID, tmp_path / "s")
 
 
