@@ -47,7 +47,12 @@ def _effects(selection: Selection, test_gains: Iterable[tuple[str, Gain]]) -> It
             "ScalingVis has no significant gain over no steering in cross-validation: "
             + _kept(selection.steers, "alpha 1 (no steering) was chosen")
         )
-    if selection.adaptvis_gain.verdict != RELIABLE_GAIN:
+    if selection.adaptvis_gain is None:
+        yield (
+            "AdaptVis could not be chosen, and both of its coefficients were set to ScalingVis's: "
+            f"{selection.no_threshold}"
+        )
+    elif selection.adaptvis_gain.verdict != RELIABLE_GAIN:
         over = "ScalingVis" if selection.steers else "no steering"
         yield (
             f"AdaptVis has no significant gain over {over} in cross-validation: "

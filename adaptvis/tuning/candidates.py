@@ -12,15 +12,26 @@ import numpy as np
 from numpy.typing import NDArray
 
 from adaptvis.errors import DataError
-from adaptvis.tuning.cuts import FEWEST_QUESTIONS, Cuts, best_cuts
+from adaptvis.tuning.cuts import Cuts, best_cuts, fewest_on_a_side
 from adaptvis.tuning.objective import Accuracy, Indices, Metric
 from adaptvis.tuning.sweep import Sweep
 
-__all__ = ["Candidate", "Found", "adaptvis_candidates", "neutral_candidate", "scaling_candidates"]
+__all__ = [
+    "Candidate",
+    "Found",
+    "NoThresholdError",
+    "adaptvis_candidates",
+    "neutral_candidate",
+    "scaling_candidates",
+]
 
 # Answers that one search may hand to a metric: some ten seconds.
 _BUDGET = 10_000_000
 _LADDER_SHARE = 0.5
+
+
+class NoThresholdError(DataError):
+    """No threshold leaves enough questions on both sides, so there is no AdaptVis to choose."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,14 +84,14 @@ def adaptvis_candidates(sweep: Sweep, objective: Accuracy | Metric, questions: I
     """Every pair of coefficients in every selection of layers, each with its best threshold.
 
     Raises:
-        DataError: too few questions for any threshold.
+        NoThresholdError: too few questions for any threshold, or their confidences are equal.
     """
     cuts = Cuts.of(sweep.confidence[questions])
     if not len(cuts.below):
-        raise DataError(
-            f"{len(questions)} questions of validation (a fifth left out) give no threshold, which "
-            f"needs {FEWEST_QUESTIONS} of them on either side with different confidences; raise "
-            "the limit"
+        raise NoThresholdError(
+            f"{len(questions)} questions give no threshold, which needs "
+            f"{fewest_on_a_side(len(questions))} of them on either side with different "
+            "confidences; raise the limit"
         )
     if isinstance(objective, Accuracy):
         return _by_accuracy(sweep, objective, questions, cuts)

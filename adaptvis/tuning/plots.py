@@ -27,7 +27,7 @@ _LAST_NINE = 1e-7
 def plot_search(
     sweep: Sweep, selection: Selection, objective: Accuracy | Metric, path: Path, title: str = ""
 ) -> None:
-    """Write a PNG of four panels.
+    """Write a PNG of four panels; two of them are empty where there was no threshold to choose.
 
     Raises:
         OutputError: the file cannot be written.
@@ -46,8 +46,13 @@ def plot_search(
     maps = left.subplots(2, 1, height_ratios=heights)
     curves = right.subplots(2, 1)
     _surface(maps[0], sweep, selection, objective)
-    _pairs(maps[1], sweep, selection, objective)
-    _threshold_curve(curves[0], sweep, selection, objective)
+    if selection.chosen is None:
+        for axes in (maps[1], curves[0]):
+            axes.set_axis_off()
+            axes.set_title("AdaptVis: no threshold to choose", fontsize=10)
+    else:
+        _pairs(maps[1], sweep, selection.chosen, objective)
+        _threshold_curve(curves[0], sweep, selection, selection.chosen, objective)
     _confidences(curves[1], sweep, selection)
     figure.suptitle(
         _label(f"{title}\n" if title else "") + f"{selection.questions} validation questions",
@@ -72,10 +77,9 @@ def _surface(axes: Any, sweep: Sweep, selection: Selection, objective: Accuracy 
     _mark(axes, (grid.alphas.index(scaling.alpha), grid.layers.index(scaling.layers)))
 
 
-def _pairs(axes: Any, sweep: Sweep, selection: Selection, objective: Accuracy | Metric) -> None:
+def _pairs(axes: Any, sweep: Sweep, chosen: Candidate, objective: Accuracy | Metric) -> None:
     every = np.arange(len(sweep.images))
     alphas = sweep.grid.alphas
-    chosen = selection.chosen
     values = np.empty((len(alphas), len(alphas)))
     for low, high in np.ndindex(values.shape):
         candidate = Candidate(chosen.selection, low, high, chosen.threshold)
@@ -126,11 +130,15 @@ def _mark(axes: Any, place: tuple[int, int]) -> None:
 
 
 def _threshold_curve(
-    axes: Any, sweep: Sweep, selection: Selection, objective: Accuracy | Metric
+    axes: Any,
+    sweep: Sweep,
+    selection: Selection,
+    chosen: Candidate,
+    objective: Accuracy | Metric,
 ) -> None:
     every = np.arange(len(sweep.images))
     cuts = Cuts.of(sweep.confidence)
-    chosen, alphas = selection.chosen, sweep.grid.alphas
+    alphas = sweep.grid.alphas
     shown = np.unique(np.linspace(0, len(cuts.below) - 1, _MOST_THRESHOLDS).astype(int))
     thresholds = [cuts.threshold(int(cut)) for cut in shown]
     values = [
@@ -170,9 +178,10 @@ def _confidences(axes: Any, sweep: Sweep, selection: Selection) -> None:
             alpha=0.55,
             label=f"{name} ({int(chosen.sum())})",
         )
-    threshold = selection.chosen.threshold
-    below = float((sweep.confidence < threshold).mean())
-    axes.axvline(threshold, color="red", linewidth=1, label=f"threshold: {below:.0%} below")
+    if selection.chosen is not None:
+        threshold = selection.chosen.threshold
+        below = float((sweep.confidence < threshold).mean())
+        axes.axvline(threshold, color="red", linewidth=1, label=f"threshold: {below:.0%} below")
     axes.set_xlabel("confidence of the first token, unsteered")
     axes.set_ylabel("questions")
     axes.set_title("Confidence of right and wrong answers, unsteered", fontsize=10)
@@ -194,13 +203,15 @@ def _confidence_axis(axes: Any, confidence: NDArray[np.float64]) -> NDArray[np.f
         def back(values: Any) -> Any:
             return 1 - 10.0 ** -np.asarray(values)
 
-        highest = float(nines(np.quantile(confidence, 0.995)))
+        # Equal confidences need some width, too.
+        first = float(nines(lowest))
+        highest = max(float(nines(np.quantile(confidence, 0.995))), first + 0.5)
         axes.set_xscale("function", functions=(nines, back))
         ticks = [t for t in (0.5, 0.8, 0.9, 0.97, 0.99) if t >= lowest]
         ticks += [float(t) for t in back(np.arange(3, 1 + int(highest)))]
         axes.set_xticks(ticks, [f"{t:.7g}" for t in ticks], fontsize=8)
         axes.minorticks_off()
-        bins = back(np.linspace(float(nines(lowest)), highest, 31))
+        bins = back(np.linspace(first, highest, 31))
     axes.set_xlim(bins[0], bins[-1])
     axes.grid(axis="y", color="#dddddd", linewidth=0.6)
     axes.set_axisbelow(True)

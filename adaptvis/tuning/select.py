@@ -28,6 +28,7 @@ from adaptvis.evaluation.statistics import RELIABLE_GAIN, Gain
 from adaptvis.tuning.candidates import (
     Candidate,
     Found,
+    NoThresholdError,
     adaptvis_candidates,
     neutral_candidate,
     scaling_candidates,
@@ -54,6 +55,8 @@ class Selection:
     adaptive: whether AdaptVis was kept; if not, its two coefficients are ScalingVis's.
     chosen: the AdaptVis candidate that the search preferred, kept or not.
     compared: how many settings competed; exact: whether they are all that the grid has.
+    no_threshold: why there was no AdaptVis to choose, as a sentence; adaptvis_gain and chosen are
+        None then, and adaptive is False.
     """
 
     objective: str
@@ -64,12 +67,13 @@ class Selection:
     scaling_value: float
     adaptvis_value: float
     scaling_gain: Gain
-    adaptvis_gain: Gain
+    adaptvis_gain: Gain | None
     steers: bool
     adaptive: bool
-    chosen: Candidate
+    chosen: Candidate | None
     compared: int
     exact: bool
+    no_threshold: str = ""
 
 
 def select(
@@ -85,10 +89,11 @@ def select(
         objective: what to maximise; accuracy where None.
         seed: of the folds and the intervals.
         always_steer: never choose alpha = 1 for ScalingVis and keep both methods in any case,
-            for controls: a setting to measure on a model that gains nothing.
+            for controls: a setting to measure on a model that gains nothing. AdaptVis needs a
+            threshold all the same.
 
     Raises:
-        DataError: fewer images than folds, or too few questions for any threshold.
+        DataError: fewer than ten images.
     """
     judge = objective or Accuracy(sweep)
     everything = np.arange(len(sweep.images))
@@ -103,19 +108,26 @@ def select(
         return _simplest_of_the_best(sweep, judge, questions, found), found
 
     scaling_given = _out_of_fold(sweep, judge, best_scaling, seed)
-    adaptvis_given = _out_of_fold(sweep, judge, best_adaptvis, seed)
     neutral_given = neutral.given(sweep, everything)
     preferred_scaling, found_scaling = best_scaling(everything)
-    preferred, found = best_adaptvis(everything)
 
     scaling_gain = judge.gain(scaling_given, neutral_given, seed=seed)
     steers = always_steer or scaling_gain.verdict == RELIABLE_GAIN
     scaling = preferred_scaling if steers else neutral
 
     reference = scaling_given if steers else neutral_given
-    adaptvis_gain = judge.gain(adaptvis_given, reference, seed=seed)
-    keep = always_steer or adaptvis_gain.verdict == RELIABLE_GAIN
-    adaptvis = preferred if keep else scaling
+    preferred, adaptvis_gain, no_threshold = None, None, ""
+    compared, exact = found_scaling.compared, True
+    try:
+        adaptvis_given = _out_of_fold(sweep, judge, best_adaptvis, seed)
+        preferred, found = best_adaptvis(everything)
+        adaptvis_gain = judge.gain(adaptvis_given, reference, seed=seed)
+        compared, exact = compared + found.compared, found.exact
+    except NoThresholdError as problem:
+        no_threshold = str(problem)
+    reliable = adaptvis_gain is not None and adaptvis_gain.verdict == RELIABLE_GAIN
+    keep = preferred is not None and (always_steer or reliable)
+    adaptvis = preferred if preferred is not None and keep else scaling
 
     def value(candidate: Candidate) -> float:
         return judge.value(everything, candidate.given(sweep, everything))
@@ -140,8 +152,9 @@ def select(
         steers=steers and scaling != neutral,
         adaptive=keep,
         chosen=preferred,
-        compared=found_scaling.compared + found.compared,
-        exact=found.exact,
+        compared=compared,
+        exact=exact,
+        no_threshold=no_threshold,
     )
 
 

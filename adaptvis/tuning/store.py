@@ -67,7 +67,9 @@ def found_by(selection: Selection, sweep: Sweep, details: Mapping[str, Any]) -> 
             "scalingvis": selection.scaling_value,
             "adaptvis": selection.adaptvis_value,
         },
-        "out_of_fold_gain": {name: gain_values(gain) for name, gain in gains.items()},
+        "out_of_fold_gain": {
+            name: None if gain is None else gain_values(gain) for name, gain in gains.items()
+        },
     }
 
 

@@ -73,8 +73,7 @@ def choice_table(selection: Selection) -> Table:
         "adaptvis",
         _adaptvis(selection.adaptvis) if selection.adaptive else "as scalingvis",
         f"{100 * selection.adaptvis_value:.1f}",
-        points(selection.adaptvis_gain),
-        selection.adaptvis_gain.verdict + ("" if selection.adaptive else ": not kept"),
+        *_adaptvis_gain(selection),
     )
     return table
 
@@ -103,6 +102,13 @@ def held_out_table(tested: Sequence[HeldOut]) -> Table:
         gain = (points(line.gain), line.gain.verdict) if line.gain else ("", "")
         table.add_row(plain(line.method), *cells, *gain)
     return table
+
+
+def _adaptvis_gain(selection: Selection) -> tuple[str, str]:
+    gain = selection.adaptvis_gain
+    if gain is None:
+        return "", "no threshold"
+    return points(gain), gain.verdict + ("" if selection.adaptive else ": not kept")
 
 
 def _scaling(config: ScalingVis) -> str:

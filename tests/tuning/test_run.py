@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import yaml
 from PIL import Image
+from rich.console import Console
 from tuning.known import TASK, KnownEngine, numbered
 
 from adaptvis.config import AdaptVis, ScalingVis, load_config
@@ -16,6 +17,7 @@ from adaptvis.tasks import Part, Sample, Task
 from adaptvis.tuning import Grid
 from adaptvis.tuning.run import TuningPlan, tune
 from adaptvis.tuning.store import check_writable
+from adaptvis.tuning.tables import choice_table
 
 GRID = Grid(alphas=(0.8, 1.5, 2.0), layers=(None, (1, 2)))
 BEST = ScalingVis(alpha=1.5, layers=(1, 2))
@@ -148,6 +150,27 @@ def test_an_unknown_objective_is_found_before_the_sweep(tmp_path: Path) -> None:
 def test_too_few_questions_are_said(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="raise the limit"):
         tune(plan(limit=12), KnownEngine, tmp_path / "out")
+
+
+def test_without_a_threshold_scalingvis_is_chosen_alone(tmp_path: Path) -> None:
+    tuned = tune(plan(limit=40), KnownEngine, tmp_path / "out")
+    assert tuned.selection.scaling == BEST
+    assert any(
+        line.startswith("AdaptVis could not be chosen") and "raise the limit" in line
+        for line in tuned.warnings
+    )
+    presets = load_model_presets(tmp_path / "out")
+    same = AdaptVis(alpha_low=1.5, alpha_high=1.5, threshold=0.5, layers=(1, 2))
+    assert presets == {"scalingvis": BEST, "adaptvis": same}
+    found = json.loads((tmp_path / "out" / "adaptvis.json").read_text())["found"]
+    gains = found["last_prompt_token"]["out_of_fold_gain"]
+    assert gains["adaptvis_over_scalingvis"] is None
+    console = Console(width=120)
+    with console.capture() as capture:
+        console.print(choice_table(tuned.selection))
+    assert "no threshold" in capture.get()
+    assert [line.method for line in tuned.held_out] == ["baseline", "scalingvis", "adaptvis"]
+    assert (tmp_path / "out" / "tuning.png").is_file()
 
 
 def test_an_unwritable_model_folder_is_found_before_the_sweep(tmp_path: Path) -> None:

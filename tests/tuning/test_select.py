@@ -1,6 +1,7 @@
 """Selection on sweeps whose optimum is known by construction."""
 
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -9,6 +10,8 @@ from tuning.known import CONFIDENCE, QUESTIONS, Chance, sweep_of
 from adaptvis.config import ScalingVis
 from adaptvis.errors import ConfigError, DataError
 from adaptvis.tuning import Grid, Sweep, select
+from adaptvis.tuning.objective import Accuracy
+from adaptvis.tuning.plots import plot_search
 
 
 def constant(value: float) -> np.ndarray:
@@ -90,12 +93,34 @@ def test_the_reported_accuracies_are_those_of_the_settings() -> None:
 
 def test_a_threshold_needs_questions_on_both_sides() -> None:
     sweep = sweep_of(Grid(), peak_at(1.5, None))
+    usual = select(sweep)
     flat = Sweep(sweep.grid, sweep.points, np.full(QUESTIONS, 0.9), sweep.images)
-    with pytest.raises(DataError, match="give no threshold, which needs 20"):
-        select(flat)
+    for always in (False, True):
+        chosen = select(flat, always_steer=always)
+        assert chosen.scaling == usual.scaling == ScalingVis(alpha=1.5)
+        assert chosen.scaling_gain == usual.scaling_gain
+        assert chosen.steers
+        assert not chosen.adaptive
+        assert (chosen.adaptvis.alpha_low, chosen.adaptvis.alpha_high) == (1.5, 1.5)
+        assert chosen.chosen is chosen.adaptvis_gain is None
+        # By hand: a fifth of 900 is left out, and 5 % of 720 are 36.
+        assert "720 questions give no threshold, which needs 36" in chosen.no_threshold
+    assert usual.no_threshold == ""
+    # Ten images of three questions: none of the 24 or 30 splits into 20 and 20.
+    thirty = Sweep(sweep.grid, sweep.points[..., :30], CONFIDENCE[:30], sweep.images[:30])
+    assert "24 questions give no threshold, which needs 20" in select(thirty).no_threshold
     few = Sweep(sweep.grid, sweep.points[..., :15], CONFIDENCE[:15], sweep.images[:15])
-    with pytest.raises(DataError):
+    with pytest.raises(DataError, match="at least 10 images, got 5"):
         select(few)
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("confidence", [0.3, 0.99, 1.0])
+def test_equal_confidences_can_be_plotted(tmp_path: Path, confidence: float) -> None:
+    sweep = sweep_of(Grid(alphas=(1.0, 1.5)), peak_at(1.5, None))
+    flat = Sweep(sweep.grid, sweep.points, np.full(QUESTIONS, confidence), sweep.images)
+    plot_search(flat, select(flat), Accuracy(flat), tmp_path / "tuning.png")
+    assert (tmp_path / "tuning.png").stat().st_size > 10_000
 
 
 @pytest.mark.parametrize(
