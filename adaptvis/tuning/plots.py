@@ -204,7 +204,7 @@ def _confidence_axis(axes: Any, confidence: NDArray[np.float64]) -> NDArray[np.f
             return 1 - 10.0 ** -np.asarray(values)
 
         # Equal confidences need some width, too.
-        first = float(nines(lowest))
+        first = min(float(nines(lowest)), -np.log10(_LAST_NINE) - 0.5)
         highest = max(float(nines(np.quantile(confidence, 0.995))), first + 0.5)
         axes.set_xscale("function", functions=(nines, back))
         ticks = [t for t in (0.5, 0.8, 0.9, 0.97, 0.99) if t >= lowest]
