@@ -2,16 +2,16 @@
 
 import json
 import math
-import os
 import sys
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, fields, replace
 from itertools import groupby
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 from adaptvis.engine import Answer
-from adaptvis.errors import DataError, OutputError
+from adaptvis.errors import DataError
+from adaptvis.evaluation.line_file import LineFile
 from adaptvis.tasks import Grade, Sample
 
 __all__ = [
@@ -22,8 +22,6 @@ __all__ = [
     "iterate_records",
     "read_records",
 ]
-
-_BLOCK = 2**16
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,38 +165,12 @@ class StoredRecords:
         return self.count
 
 
-class RecordFile:
-    """The growing `records.jsonl` of one run; open it once, append batches, close it.
-
-    A killed process leaves whole lines and at most one torn last line, which opening cuts off.
-    The file is locked, so that two processes cannot resume into it.
-
-    Raises:
-        OutputError: the file cannot be opened, or another process writes it.
-    """
-
-    def __init__(self, path: str | Path) -> None:
-        self.path = Path(path)
-        try:
-            self._file: IO[bytes] = open(self.path, "a+b")  # noqa: SIM115 (closed in close())
-        except OSError as error:
-            raise OutputError(f"Cannot write {self.path}: {error.strerror}") from None
-        try:
-            self._lock()
-            self._cut_torn_line()
-        except BaseException:
-            self._file.close()
-            raise
+class RecordFile(LineFile):
+    """The growing `records.jsonl` of one run; see :class:`LineFile` for what it survives."""
 
     def append(self, records: Iterable[Record]) -> None:
         """Write a batch; on return it is on disk."""
-        try:
-            self._file.write("".join(r.to_line() for r in records).encode("utf-8"))
-            self._sync()
-        except OSError as error:
-            raise OutputError(
-                f"Cannot write {self.path}: {error.strerror}; make room and go on with --resume"
-            ) from None
+        self.write("".join(record.to_line() for record in records))
 
     def stored(self) -> Iterator[tuple[Record, int]]:
         """The records on disk, each with the number of bytes up to its end.
@@ -207,50 +179,6 @@ class RecordFile:
             DataError: a line is not a record.
         """
         return _with_ends(self.path)
-
-    def keep(self, size: int) -> None:
-        """Drop everything behind the first `size` bytes."""
-        self._file.truncate(size)
-        self._sync()
-
-    def close(self) -> None:
-        self._file.close()
-
-    def __enter__(self) -> "RecordFile":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
-    def _sync(self) -> None:
-        self._file.flush()
-        os.fsync(self._file.fileno())
-
-    def _cut_torn_line(self) -> None:
-        size = self._file.seek(0, os.SEEK_END)
-        whole = size
-        while whole:
-            start = max(0, whole - _BLOCK)
-            self._file.seek(start)
-            newline = self._file.read(whole - start).rfind(b"\n")
-            if newline >= 0:
-                whole = start + newline + 1
-                break
-            whole = start
-        if whole < size:
-            self.keep(whole)
-
-    def _lock(self) -> None:
-        try:
-            import fcntl
-        except ImportError:  # not on Windows
-            return
-        try:
-            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise OutputError(f"Another process is writing {self.path}") from None
-        except OSError:  # some network file systems have no locks
-            return
 
 
 def _with_ends(path: Path) -> Iterator[tuple[Record, int]]:

@@ -5,13 +5,13 @@ one torn one, which is cut off; a changed configuration is refused.
 """
 
 import json
-import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 from adaptvis.errors import DataError, OtherRunError, OutputError
+from adaptvis.evaluation.line_file import LineFile
 from adaptvis.evaluation.output import SWEEP, differences, write_atomically
 from adaptvis.tasks import Grade, Sample
 
@@ -86,8 +86,8 @@ class Question:
         return cls(**(value | {"gold": tuple(value["gold"]), "answers": answers}))
 
 
-class SweepFile:
-    """The growing record of one sweep; open it once, append batches, close it.
+class SweepFile(LineFile):
+    """The growing record of one sweep; see :class:`LineFile` for what it survives.
 
     Args:
         identity: everything that decides the answers, as plain values.
@@ -103,14 +103,9 @@ class SweepFile:
     def __init__(
         self, folder: Path, identity: Mapping[str, Any], ids: Sequence[str], *, resume: bool
     ) -> None:
-        self.path = folder / SWEEP_LINES
         _prepare(folder, identity, resume=resume)
+        super().__init__(folder / SWEEP_LINES)
         try:
-            self._file: IO[bytes] = open(self.path, "a+b")  # noqa: SIM115 (closed in close())
-        except OSError as error:
-            raise OutputError(f"Cannot write {self.path}: {error.strerror}") from None
-        try:
-            self._lock()
             self.questions = self._read()
             if [q.id for q in self.questions] != list(ids[: len(self.questions)]):
                 raise DataError(
@@ -118,38 +113,17 @@ class SweepFile:
                     "choose another --output"
                 )
         except BaseException:
-            self._file.close()
+            self.close()
             raise
 
     def append(self, questions: Sequence[Question]) -> None:
         """Write a batch; on return it is on disk."""
-        try:
-            self._file.write("".join(q.to_line() for q in questions).encode("utf-8"))
-            self._sync()
-        except OSError as error:
-            raise OutputError(
-                f"Cannot write {self.path}: {error.strerror}; make room and go on with --resume"
-            ) from None
+        self.write("".join(question.to_line() for question in questions))
         self.questions.extend(questions)
 
-    def close(self) -> None:
-        self._file.close()
-
-    def __enter__(self) -> "SweepFile":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
     def _read(self) -> list[Question]:
-        self._file.seek(0)
-        content = self._file.read()
-        whole = content.rfind(b"\n") + 1
-        if whole < len(content):
-            self._file.truncate(whole)
-            self._sync()
         questions = []
-        for number, line in enumerate(content[:whole].split(b"\n")[:-1], start=1):
+        for number, line in enumerate(self.path.read_bytes().split(b"\n")[:-1], start=1):
             try:
                 questions.append(Question.from_line(line.decode("utf-8")))
             except (ValueError, TypeError, KeyError, AttributeError):
@@ -158,22 +132,6 @@ class SweepFile:
                     "--output"
                 ) from None
         return questions
-
-    def _sync(self) -> None:
-        self._file.flush()
-        os.fsync(self._file.fileno())
-
-    def _lock(self) -> None:
-        try:
-            import fcntl
-        except ImportError:  # not on Windows
-            return
-        try:
-            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise OutputError(f"Another process is writing {self.path}") from None
-        except OSError:  # some network file systems have no locks
-            return
 
 
 def _prepare(folder: Path, identity: Mapping[str, Any], *, resume: bool) -> None:
