@@ -87,7 +87,7 @@ def _interval(
         return jackknife_interval(
             lambda answers: float(metrics(answers)[metric]),
             records,
-            clusters_of(records, images),
+            clusters_of(records, images, task.joined_by),
             seed=seed,
         )
     points = [r.score for r in records]

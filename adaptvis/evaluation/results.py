@@ -75,7 +75,7 @@ class PairedGain:
 
 @dataclass(frozen=True, slots=True)
 class Metric:
-    """One of the task's own metrics for one method. clusters: what was resampled."""
+    """One of the task's own metrics for one method. clusters: pictures, pairs or sets."""
 
     model: str
     task: str
@@ -89,7 +89,7 @@ class Metric:
 
 @dataclass(frozen=True, slots=True)
 class MetricGain:
-    """The difference of a metric between two methods, over the same resamples for both."""
+    """The difference of a metric between two methods, leaving out the same questions for both."""
 
     model: str
     task: str

@@ -25,6 +25,7 @@ from adaptvis.evaluation.results import (
 )
 from adaptvis.evaluation.statistics import Gain, mcnemar, paired_gain
 from adaptvis.evaluation.summary_file import read_summary, write_summary
+from adaptvis.tasks import TASKS
 
 __all__ = [
     "ALL",
@@ -72,6 +73,7 @@ def summarise(
     seed: int = 0,
     scoring: Scoring = "reference",
     metrics: Mapping[str, MetricFunction] | None = None,
+    joined_by: Mapping[str, str | None] | None = None,
 ) -> Summary:
     """Accuracies of every method, and gains over the first method and over the one before.
 
@@ -81,6 +83,8 @@ def summarise(
         seed: of the bootstrap.
         scoring: the headline rule of accuracies, gains, metrics and calibration.
         metrics: more than accuracy, by task name; see :attr:`adaptvis.tasks.Task.metrics`.
+        joined_by: the tag whose questions they join, by task name; of a published task that is
+            not named here, the published one.
 
     Raises:
         ConfigError: unknown scoring.
@@ -92,8 +96,10 @@ def summarise(
     for record in records:
         methods = by_pair[record.model, record.task]
         methods.setdefault(record.method, []).append(record)
+    tags = {name: listed.joined_by for name, listed in TASKS.items()} | dict(joined_by or {})
     parts = [
-        _Pair(model, task, methods, seed, scoring) for (model, task), methods in by_pair.items()
+        _Pair(model, task, methods, seed, scoring, tags.get(task))
+        for (model, task), methods in by_pair.items()
     ]
     if by_pair and not any(part.questions for part in parts):
         raise DataError(
@@ -155,8 +161,10 @@ class _Pair:
         methods: Mapping[str, Sequence[Record]],
         seed: int,
         scoring: Scoring,
+        joined_by: str | None,
     ) -> None:
         self.model, self.task, self.seed, self.scoring = model, task, seed, scoring
+        self.joined_by = joined_by
         self.records, left_out = answered_by_all(methods)
         self.left_out = [LeftOut(model, task, n, reason) for reason, n in left_out.items()]
         self.names = list(methods)
@@ -199,7 +207,9 @@ class _Pair:
                 name: [replace(r, correct=r.strict, score=float(r.strict)) for r in of]
                 for name, of in records.items()
             }
-        return task_metrics(metric, records, self.comparisons, seed=self.seed)
+        return task_metrics(
+            metric, records, self.comparisons, joined_by=self.joined_by, seed=self.seed
+        )
 
     def calibrations(self) -> list[Calibration]:
         found = []

@@ -100,6 +100,7 @@ class Task:
     max_new_tokens: enough for any right answer.
     grader: the published rule beside the strict one; the rule grader where None.
     metrics: more than accuracy, by name, from all answers of one method; fractions.
+    joined_by: the tag whose questions belong together, because a metric joins them: pairs, sets.
     index_rule: what :meth:`indices` answers.
     """
 
@@ -110,6 +111,7 @@ class Task:
     max_new_tokens: int = 16
     grader: Callable[[Sample, str], Grade] | None = None
     metrics: Callable[[Sequence[Answered]], dict[str, float]] | None = None
+    joined_by: str | None = None
     index_rule: Callable[[Part], list[int]] | None = None
 
     def indices(self, part: Part) -> list[int] | None:

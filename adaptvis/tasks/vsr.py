@@ -125,6 +125,7 @@ def _benchmark(name: str, description: str, *, resized: bool) -> Benchmark:
         metrics=vsr_metrics,
         hub="cambridgeltl/vsr_zeroshot",
         hub_note="the hub has no images: train2017/ is needed in the folder as well",
+        split="reference",
         max_new_tokens=100,
     )
 

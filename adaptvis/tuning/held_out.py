@@ -102,6 +102,6 @@ def _gain(
         lambda answers: float(metrics(answers)[objective]),
         treated,
         reference,
-        clusters_of(treated, images),
+        clusters_of(treated, images, task.joined_by),
         seed=seed,
     )
