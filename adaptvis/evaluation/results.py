@@ -32,7 +32,8 @@ class Accuracy:
     """One method on one group of questions, under the summary's scoring.
 
     correct: fully right answers. accuracy: mean points. low, high: Wilson's interval where every
-        answer is right or wrong, else a bootstrap over images; `interval` says which.
+        answer is right or wrong and every question has its own image, else a bootstrap over
+        images; `interval` says which.
     reference_accuracy, strict_accuracy: under either scoring.
     applied: share of the questions for which the steered pass ran.
     """

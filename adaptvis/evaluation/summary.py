@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 
 from adaptvis.errors import ConfigError, DataError, unknown_name
-from adaptvis.evaluation.calibration import calibrate, points_interval
+from adaptvis.evaluation.calibration import calibrate
 from adaptvis.evaluation.metrics import MetricFunction, task_metrics
 from adaptvis.evaluation.records import Record
 from adaptvis.evaluation.results import (
@@ -23,7 +23,7 @@ from adaptvis.evaluation.results import (
     Scoring,
     Summary,
 )
-from adaptvis.evaluation.statistics import Gain, mcnemar, paired_gain
+from adaptvis.evaluation.statistics import Gain, mcnemar, paired_gain, points_interval
 from adaptvis.evaluation.summary_file import read_summary, write_summary
 from adaptvis.tasks import TASKS
 
@@ -257,7 +257,7 @@ class _Pair:
     ) -> Accuracy:
         total = len(records)
         points = [self.points(r) for r in records]
-        low, high, interval = points_interval(points, [r.image_id for r in records], self.seed)
+        low, high, interval = points_interval(points, [r.image_id for r in records], seed=self.seed)
         confidences = [r.confidence for r in records if r.confidence is not None]
         alphas: dict[str, int] = defaultdict(int)
         for record in records:
