@@ -40,7 +40,7 @@ def load_questions(task: Task, plan: Plan) -> Questions:
     everything = task.load(None, plan.part)
     samples = replace(task, loader=lambda _: everything).load(plan.limit, plan.part)
     places = _places(task, plan, everything)
-    shards = shard_of_each(samples, plan.shard.of if plan.shard else 1)
+    shards = shard_of_each(samples, plan.shard.of if plan.shard else 1, task.joined_by)
     own = plan.shard.number if plan.shard else 1
     return Questions(
         samples=[s for s, shard in zip(samples, shards, strict=True) if shard == own],

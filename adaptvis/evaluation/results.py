@@ -20,6 +20,7 @@ __all__ = [
     "PairedGain",
     "Scoring",
     "Summary",
+    "Torn",
 ]
 
 Scoring = Literal["reference", "strict"]
@@ -166,6 +167,19 @@ class LeftOut:
     reason: str
 
 
+@dataclass(frozen=True, slots=True)
+class Torn:
+    """Questions that lack a partner, because another one of their pair or set was not asked.
+
+    torn: how many. questions: of so many.
+    """
+
+    model: str
+    task: str
+    torn: int
+    questions: int
+
+
 @dataclass(frozen=True)
 class Summary:
     """All results of a run, in the order of its records."""
@@ -177,6 +191,7 @@ class Summary:
     calibrations: tuple[Calibration, ...] = ()
     branches: tuple[Branch, ...] = ()
     left_out: tuple[LeftOut, ...] = ()
+    torn: tuple[Torn, ...] = ()
     scoring: Scoring = "reference"
 
     def pairs(self) -> list[tuple[str, str]]:

@@ -4,11 +4,12 @@ Tables, plots and the report read the summary; nothing but this module counts re
 """
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 
 from adaptvis.errors import ConfigError, DataError, unknown_name
 from adaptvis.evaluation.calibration import calibrate
+from adaptvis.evaluation.groupings import ALL, GROUPINGS, members_of
 from adaptvis.evaluation.metrics import MetricFunction, task_metrics
 from adaptvis.evaluation.records import Record
 from adaptvis.evaluation.results import (
@@ -22,10 +23,12 @@ from adaptvis.evaluation.results import (
     PairedGain,
     Scoring,
     Summary,
+    Torn,
 )
 from adaptvis.evaluation.statistics import Gain, mcnemar, paired_gain, points_interval
 from adaptvis.evaluation.summary_file import read_summary, write_summary
 from adaptvis.tasks import TASKS
+from adaptvis.tasks.units import torn_questions
 
 __all__ = [
     "ALL",
@@ -41,30 +44,6 @@ __all__ = [
     "summarise",
     "write_summary",
 ]
-
-ALL = "all questions"
-
-
-def _agreement(record: Record) -> str | None:
-    if record.agrees_with_prior is None:
-        return None
-    return "prior is right" if record.agrees_with_prior else "prior is wrong"
-
-
-def _relation(record: Record) -> str | None:
-    relation = record.tags.get("relation")
-    # Where the relation is the category, it would say the same twice.
-    return None if relation == record.category else relation
-
-
-GROUPINGS: dict[str, Callable[[Record], str | None]] = {
-    "all": lambda record: ALL,
-    "category": lambda record: record.category,
-    "relation": _relation,
-    "object_count": lambda r: None if r.object_count is None else str(r.object_count),
-    "prior": _agreement,
-}
-"""How questions are grouped; None leaves a question out of that grouping."""
 
 
 def summarise(
@@ -115,6 +94,7 @@ def summarise(
         calibrations=tuple(c for part in answered for c in part.calibrations()),
         branches=tuple(b for part in answered for b in part.branches()),
         left_out=tuple(item for part in parts for item in part.left_out),
+        torn=tuple(item for part in answered for item in part.torn()),
         scoring=scoring,
     )
 
@@ -175,7 +155,7 @@ class _Pair:
         self.groups = {
             (grouping, group): members
             for grouping, group_of in GROUPINGS.items()
-            for group, members in _groups(self.records[self.first], group_of).items()
+            for group, members in members_of(self.records[self.first], group_of).items()
         }
 
     def points(self, record: Record) -> float:
@@ -210,6 +190,12 @@ class _Pair:
         return task_metrics(
             metric, records, self.comparisons, joined_by=self.joined_by, seed=self.seed
         )
+
+    def torn(self) -> list[Torn]:
+        if self.joined_by is None:
+            return []
+        torn = torn_questions([r.tags for r in self.records[self.first]], self.joined_by)
+        return [Torn(self.model, self.task, torn, self.questions)] if torn else []
 
     def calibrations(self) -> list[Calibration]:
         found = []
@@ -291,15 +277,3 @@ class _Pair:
         whole = all(p in (0.0, 1.0) for p in (*now, *then))
         test = mcnemar([p == 1 for p in now], [p == 1 for p in then]) if whole else None
         return PairedGain(self.model, self.task, method, reference, grouping, group, gain, test)
-
-
-def _groups(
-    records: Sequence[Record], group_of: Callable[[Record], str | None]
-) -> dict[str, list[int]]:
-    """Positions of the records of each group, groups in order of name."""
-    groups: dict[str, list[int]] = defaultdict(list)
-    for index, record in enumerate(records):
-        group = group_of(record)
-        if group is not None:
-            groups[group].append(index)
-    return {g: groups[g] for g in sorted(groups, key=lambda g: (len(g) if g.isdigit() else 0, g))}

@@ -1,8 +1,9 @@
 """Which questions belong together: those of one picture, and those that a metric joins."""
 
+from collections import Counter
 from collections.abc import Hashable, Mapping, Sequence
 
-__all__ = ["units_of"]
+__all__ = ["size_tag", "torn_questions", "units_of"]
 
 
 def units_of(
@@ -35,3 +36,20 @@ def units_of(
             parent[root(key)] = root(own[0])
     numbers: dict[Hashable, int] = {}
     return [numbers.setdefault(root(own[0]), len(numbers)) for own in keys]
+
+
+def size_tag(joined_by: str) -> str:
+    """The tag that says how many questions of the whole task share a value of `joined_by`."""
+    return f"{joined_by}_size"
+
+
+def torn_questions(tags: Sequence[Mapping[str, str]], joined_by: str) -> int:
+    """How many of these questions lack a partner: one of the same pair or set is not here.
+
+    Questions without the tag, or without its size, count as whole.
+    """
+    size = size_tag(joined_by)
+    here = Counter(of[joined_by] for of in tags if joined_by in of)
+    return sum(
+        joined_by in of and size in of and here[of[joined_by]] < int(of[size]) for of in tags
+    )
