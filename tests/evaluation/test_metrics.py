@@ -10,12 +10,15 @@ from evaluation.made import record
 
 from adaptvis.evaluation.clusters import clusters_of
 from adaptvis.evaluation.jackknife import jackknife_gain, jackknife_interval
-from adaptvis.evaluation.metrics import task_metrics
+from adaptvis.evaluation.metrics import MetricFunction, task_metrics
 from adaptvis.evaluation.records import Record
+from adaptvis.evaluation.results import Scoring
 from adaptvis.evaluation.statistics import Z_95, clustered_interval, paired_gain
 from adaptvis.evaluation.summary import summarise
 from adaptvis.tasks import Answered
 from adaptvis.tasks.mmvp import mmvp_metrics
+from adaptvis.tasks.pope import pope_metrics
+from adaptvis.tasks.vsr import vsr_metrics
 
 
 def set_accuracy(answers: Sequence[Answered]) -> dict[str, float]:
@@ -127,3 +130,48 @@ def test_one_image_says_nothing_of_others() -> None:
     assert [(m.value, m.low, m.high) for m in metrics] == [(1, 0, 1)] * 2
     assert (gain.low, gain.high) == (-1, 1)
     assert gain.verdict == "too few images to tell"
+
+
+def test_strict_scoring_flips_no_label() -> None:
+    """No word of either kind: POPE's parser reads yes, VSR's rule the wrong label."""
+
+    def found(metric: MetricFunction, task: str, scoring: Scoring, **gold: str) -> dict[str, float]:
+        records = []
+        for i in range(60):
+            label = list(gold)[i % 2]
+            correct = task == "pope-random" and label == "yes"
+            graded = {"correct": correct, "strict": False, "score": float(correct)}
+            answer = {"answer": "a dog", "gold": (gold[label],), "tags": {"label": label}}
+            records.append(record(i, task=task, **graded, **answer))
+        summary = summarise(records, scoring=scoring, metrics={task: metric})
+        return {m.name: m.value for m in summary.metrics}
+
+    published = found(pope_metrics, "pope-random", "reference", yes="yes", no="no")
+    assert published["accuracy"] == published["precision"] == 0.5
+    assert published["recall"] == published["yes_ratio"] == 1
+    strict = found(pope_metrics, "pope-random", "strict", yes="yes", no="no")
+    assert strict == published | {"accuracy": 0}
+    labels = {"true": "Yes", "false": "No"}
+    assert found(vsr_metrics, "vsr", "strict", **labels) == found(
+        vsr_metrics, "vsr", "reference", **labels
+    )
+
+
+def test_a_right_answer_in_too_many_words_keeps_its_label() -> None:
+    """ "Yes and No" is right for either caption by VSR's published rule, and strictly wrong."""
+    records = [
+        record(
+            i,
+            task="vsr",
+            answer="Yes and No",
+            gold=("Yes",) if i % 2 else ("No",),
+            tags={"label": "true" if i % 2 else "false"},
+            strict=False,
+        )
+        for i in range(40)
+    ]
+    for scoring, rate in (("reference", 1), ("strict", 0)):
+        summary = summarise(records, scoring=scoring, metrics={"vsr": vsr_metrics})
+        values = {m.name: m.value for m in summary.metrics}
+        assert values["precision"] == values["recall"] == values["f1"] == 1
+        assert values["reference_f1"] == rate
