@@ -5,9 +5,9 @@ from collections.abc import Sequence
 import numpy as np
 
 from adaptvis.evaluation.results import Calibration, CalibrationBin
-from adaptvis.evaluation.statistics import clustered_interval, wilson_interval
+from adaptvis.evaluation.statistics import points_interval
 
-__all__ = ["BINS", "calibrate", "points_interval"]
+__all__ = ["BINS", "calibrate"]
 
 BINS = 10
 
@@ -42,7 +42,7 @@ def calibrate(
         members = np.flatnonzero(index == number).tolist()
         if not members:
             continue
-        low, high, _ = points_interval(earned[members], [clusters[i] for i in members], seed)
+        low, high, _ = points_interval(earned[members], [clusters[i] for i in members], seed=seed)
         found.append(
             CalibrationBin(
                 start=number / bins,
@@ -56,12 +56,3 @@ def calibrate(
         )
     error = sum(b.questions * abs(b.accuracy - b.mean_confidence) for b in found) / len(points)
     return Calibration(model, task, method, len(points), error, tuple(found))
-
-
-def points_interval(
-    points: Sequence[float] | np.ndarray, clusters: Sequence[str], seed: int
-) -> tuple[float, float, str]:
-    """Low, high and kind: Wilson's for right and wrong, else a bootstrap over clusters."""
-    if all(p in (0.0, 1.0) for p in points):
-        return *wilson_interval(int(sum(points)), len(points)), "wilson"
-    return *clustered_interval(list(points), clusters, seed=seed), "bootstrap"

@@ -13,9 +13,17 @@ from numpy.typing import NDArray
 from adaptvis.evaluation.statistics import Z_95, Gain
 from adaptvis.tasks import Answered
 
-__all__ = ["delete_groups", "jackknife_error", "jackknife_gain", "jackknife_interval"]
+__all__ = [
+    "GROUPS",
+    "delete_groups",
+    "half_width",
+    "jackknife_error",
+    "jackknife_gain",
+    "jackknife_interval",
+]
 
-_GROUPS = 50
+GROUPS = 50
+"""So many groups of clusters are left out in turn, or each cluster where there are fewer."""
 
 
 def delete_groups(
@@ -39,6 +47,17 @@ def jackknife_error(values: Sequence[float]) -> float:
         return math.inf
     deviations = np.asarray(values) - np.mean(values)
     return float(np.sqrt((count - 1) / count * np.sum(deviations**2)))
+
+
+def half_width(values: Sequence[float]) -> float:
+    """Half the width of the 95 % interval (Student's t), from the values without each group.
+
+    Infinite for one group, and where a value is not defined: the metric hangs on that group.
+    """
+    error = jackknife_error(values)
+    if not math.isfinite(error):
+        return math.inf
+    return _students_t(len(values) - 1) * error
 
 
 def jackknife_gain(
@@ -89,10 +108,9 @@ def _interval(
     """The value of all questions, half the width of its interval, and its standard error."""
     value = value_of(np.arange(len(clusters)))
     if len(np.unique(clusters)) < 2:
-        return value, 1.0, math.inf
-    values = [value_of(kept) for kept in delete_groups(clusters, _GROUPS, seed=seed)]
-    error = jackknife_error(values)
-    return value, _students_t(len(values) - 1) * error, error
+        return value, math.inf, math.inf
+    values = [value_of(kept) for kept in delete_groups(clusters, GROUPS, seed=seed)]
+    return value, half_width(values), jackknife_error(values)
 
 
 def _students_t(degrees: int) -> float:

@@ -107,7 +107,7 @@ def _in_order(
     for model in plan.models:
         for task in plan.tasks:
             samples = questions[task.name].samples
-            numbers = shard_of_each(samples, len(shards))
+            numbers = shard_of_each(samples, len(shards), task.joined_by)
             for sample, number in zip(samples, numbers, strict=True):
                 records = list(islice(streams[number], len(model.methods)))
                 wanted = [(model.name, task.name, sample.id, m.name) for m in model.methods]

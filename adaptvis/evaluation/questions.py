@@ -44,7 +44,7 @@ def load_questions(task: Task, plan: Plan) -> Questions:
         DataError: see :meth:`adaptvis.tasks.Task.load`.
     """
     samples, identity = draw_questions(task, plan.limit, plan.part, plan.prompts)
-    shards = shard_of_each(samples, plan.shard.of if plan.shard else 1)
+    shards = shard_of_each(samples, plan.shard.of if plan.shard else 1, task.joined_by)
     own = plan.shard.number if plan.shard else 1
     return Questions(
         samples=[s for s, shard in zip(samples, shards, strict=True) if shard == own],

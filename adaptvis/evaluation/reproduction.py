@@ -8,7 +8,7 @@ from adaptvis.evaluation.clusters import clusters_of
 from adaptvis.evaluation.jackknife import jackknife_interval
 from adaptvis.evaluation.published import PUBLISHED, Published
 from adaptvis.evaluation.records import Record
-from adaptvis.evaluation.statistics import paired_gain, wilson_interval
+from adaptvis.evaluation.statistics import points_interval
 from adaptvis.tasks import Task
 
 __all__ = ["ACCURACY", "Comparison", "compare"]
@@ -78,7 +78,7 @@ def compare(
 def _interval(
     records: Sequence[Record], task: Task, metric: str, seed: int
 ) -> tuple[float, float, float]:
-    """Value, low and high: Wilson's interval of a share, the bootstrap's of a mean of points."""
+    """Value, low and high, as the tables of an evaluation have them."""
     images = [r.image_id for r in records]
     if metric != ACCURACY:
         metrics = task.metrics
@@ -87,13 +87,9 @@ def _interval(
         return jackknife_interval(
             lambda answers: float(metrics(answers)[metric]),
             records,
-            clusters_of(records, images),
+            clusters_of(records, images, task.joined_by),
             seed=seed,
         )
     points = [r.score for r in records]
-    mean = sum(points) / len(points)
-    if set(points) <= {0.0, 1.0} and len(set(images)) == len(images):
-        return (mean, *wilson_interval(round(sum(points)), len(points)))
-    # Questions about one image are not independent, and points need not be 0 or 1.
-    gain = paired_gain(points, [0.0] * len(points), images, seed=seed)
-    return mean, max(0.0, gain.low), min(1.0, gain.high)
+    low, high, _ = points_interval(points, images, seed=seed)
+    return sum(points) / len(points), low, high

@@ -20,6 +20,7 @@ __all__ = [
     "PairedGain",
     "Scoring",
     "Summary",
+    "Torn",
 ]
 
 Scoring = Literal["reference", "strict"]
@@ -32,7 +33,8 @@ class Accuracy:
     """One method on one group of questions, under the summary's scoring.
 
     correct: fully right answers. accuracy: mean points. low, high: Wilson's interval where every
-        answer is right or wrong, else a bootstrap over images; `interval` says which.
+        answer is right or wrong and every question has its own image, else a bootstrap over
+        images; `interval` says which.
     reference_accuracy, strict_accuracy: under either scoring.
     applied: share of the questions for which the steered pass ran.
     """
@@ -75,7 +77,7 @@ class PairedGain:
 
 @dataclass(frozen=True, slots=True)
 class Metric:
-    """One of the task's own metrics for one method. clusters: what was resampled."""
+    """One of the task's own metrics for one method. clusters: pictures, pairs or sets."""
 
     model: str
     task: str
@@ -89,7 +91,7 @@ class Metric:
 
 @dataclass(frozen=True, slots=True)
 class MetricGain:
-    """The difference of a metric between two methods, over the same resamples for both."""
+    """The difference of a metric between two methods, leaving out the same questions for both."""
 
     model: str
     task: str
@@ -165,6 +167,19 @@ class LeftOut:
     reason: str
 
 
+@dataclass(frozen=True, slots=True)
+class Torn:
+    """Questions that lack a partner, because another one of their pair or set was not asked.
+
+    torn: how many. questions: of so many.
+    """
+
+    model: str
+    task: str
+    torn: int
+    questions: int
+
+
 @dataclass(frozen=True)
 class Summary:
     """All results of a run, in the order of its records."""
@@ -176,6 +191,7 @@ class Summary:
     calibrations: tuple[Calibration, ...] = ()
     branches: tuple[Branch, ...] = ()
     left_out: tuple[LeftOut, ...] = ()
+    torn: tuple[Torn, ...] = ()
     scoring: Scoring = "reference"
 
     def pairs(self) -> list[tuple[str, str]]:

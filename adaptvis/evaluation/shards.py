@@ -1,11 +1,11 @@
-"""One part of a run for one of several machines: whole images, the same ones every time."""
+"""One part of a run for one of several machines: whole images and sets, the same every time."""
 
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from adaptvis.errors import ConfigError
-from adaptvis.tasks import Sample
+from adaptvis.tasks import Sample, units_of
 
 __all__ = ["Shard", "shard_of_each"]
 
@@ -43,11 +43,16 @@ class Shard:
         return f"{self.number}/{self.of}"
 
 
-def shard_of_each(samples: Sequence[Sample], shards: int) -> list[int]:
+def shard_of_each(
+    samples: Sequence[Sample], shards: int, joined_by: str | None = None
+) -> list[int]:
     """The number of the shard that each sample belongs to.
 
-    Images are dealt out in turn as they first appear. All questions of an image stay together, so
-    that a shard's own intervals are honest, too.
+    Images are dealt out in turn as they first appear. All questions of an image stay together, and
+    those of a pair or set, so that a shard's own intervals and metrics are honest, too.
+
+    Args:
+        joined_by: the tag of pairs or sets, see :attr:`adaptvis.tasks.Task.joined_by`.
     """
-    images: dict[str, int] = {}
-    return [1 + images.setdefault(s.image_id, len(images)) % shards for s in samples]
+    units = units_of([s.image_id for s in samples], [s.tags for s in samples], joined_by)
+    return [1 + unit % shards for unit in units]

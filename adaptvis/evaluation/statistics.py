@@ -1,8 +1,8 @@
 """Intervals for accuracies, and for the paired gain of one method over another.
 
-An accuracy of right and wrong answers gets Wilson's score interval. A mean of points that may be
-fractions, and a gain (a mean of paired differences), are resampled instead: questions about one
-image share its difficulty, so whole images are drawn.
+An accuracy of right and wrong answers gets Wilson's score interval where every question has an
+image of its own. Questions about one image share its difficulty: there, and for points that may be
+fractions, and for a gain (a mean of paired differences), whole images are drawn.
 """
 
 import math
@@ -22,6 +22,7 @@ __all__ = [
     "clustered_standard_error",
     "mcnemar",
     "paired_gain",
+    "points_interval",
     "verdict_of",
     "wilson_interval",
 ]
@@ -68,7 +69,9 @@ def clustered_interval(
 ) -> tuple[float, float]:
     """95 % interval of mean points: a seeded percentile bootstrap over clusters.
 
-    (0, 1) for one cluster, and without questions: nothing is known of other images then.
+    (0, 1) for one cluster, and without questions: nothing is known of other images then. Where
+    all points are 0, or all 1, draws cannot differ: Wilson's interval of as many trials as there
+    are clusters.
 
     Raises:
         ValueError: the two lengths differ.
@@ -81,9 +84,28 @@ def clustered_interval(
     names, index = np.unique(np.asarray(clusters), return_inverse=True)
     if len(names) < 2:
         return 0.0, 1.0
+    if all(p == points[0] for p in points) and points[0] in (0, 1):
+        return wilson_interval(len(names) * int(points[0]), len(names))
     sums = np.bincount(index, weights=np.asarray(points, float), minlength=len(names)).astype(float)
     sizes = np.bincount(index, minlength=len(names)).astype(float)
     return _percentiles(_bootstrap_means(sums, sizes, seed, resamples))
+
+
+def points_interval(
+    points: Points, clusters: Clusters, *, seed: int = 0
+) -> tuple[float, float, str]:
+    """95 % interval of mean points: low, high and its kind.
+
+    "wilson" where every answer is right or wrong and no two questions are of one cluster, else
+    "bootstrap", see :func:`clustered_interval`.
+
+    Raises:
+        ValueError: the two lengths differ.
+    """
+    independent = len(np.unique(np.asarray(clusters))) == len(clusters) == len(points)
+    if independent and all(p in (0, 1) for p in points):
+        return *wilson_interval(int(sum(points)), len(points)), "wilson"
+    return *clustered_interval(points, clusters, seed=seed), "bootstrap"
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,11 +4,12 @@ Tables, plots and the report read the summary; nothing but this module counts re
 """
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 
 from adaptvis.errors import ConfigError, DataError, unknown_name
-from adaptvis.evaluation.calibration import calibrate, points_interval
+from adaptvis.evaluation.calibration import calibrate
+from adaptvis.evaluation.groupings import ALL, GROUPINGS, members_of
 from adaptvis.evaluation.metrics import MetricFunction, task_metrics
 from adaptvis.evaluation.records import Record
 from adaptvis.evaluation.results import (
@@ -22,9 +23,12 @@ from adaptvis.evaluation.results import (
     PairedGain,
     Scoring,
     Summary,
+    Torn,
 )
-from adaptvis.evaluation.statistics import Gain, mcnemar, paired_gain
+from adaptvis.evaluation.statistics import Gain, mcnemar, paired_gain, points_interval
 from adaptvis.evaluation.summary_file import read_summary, write_summary
+from adaptvis.tasks import TASKS
+from adaptvis.tasks.units import torn_questions
 
 __all__ = [
     "ALL",
@@ -41,30 +45,6 @@ __all__ = [
     "write_summary",
 ]
 
-ALL = "all questions"
-
-
-def _agreement(record: Record) -> str | None:
-    if record.agrees_with_prior is None:
-        return None
-    return "prior is right" if record.agrees_with_prior else "prior is wrong"
-
-
-def _relation(record: Record) -> str | None:
-    relation = record.tags.get("relation")
-    # Where the relation is the category, it would say the same twice.
-    return None if relation == record.category else relation
-
-
-GROUPINGS: dict[str, Callable[[Record], str | None]] = {
-    "all": lambda record: ALL,
-    "category": lambda record: record.category,
-    "relation": _relation,
-    "object_count": lambda r: None if r.object_count is None else str(r.object_count),
-    "prior": _agreement,
-}
-"""How questions are grouped; None leaves a question out of that grouping."""
-
 
 def summarise(
     records: Iterable[Record],
@@ -72,6 +52,7 @@ def summarise(
     seed: int = 0,
     scoring: Scoring = "reference",
     metrics: Mapping[str, MetricFunction] | None = None,
+    joined_by: Mapping[str, str | None] | None = None,
 ) -> Summary:
     """Accuracies of every method, and gains over the first method and over the one before.
 
@@ -81,6 +62,8 @@ def summarise(
         seed: of the bootstrap.
         scoring: the headline rule of accuracies, gains, metrics and calibration.
         metrics: more than accuracy, by task name; see :attr:`adaptvis.tasks.Task.metrics`.
+        joined_by: the tag whose questions they join, by task name; of a published task that is
+            not named here, the published one.
 
     Raises:
         ConfigError: unknown scoring.
@@ -92,8 +75,10 @@ def summarise(
     for record in records:
         methods = by_pair[record.model, record.task]
         methods.setdefault(record.method, []).append(record)
+    tags = {name: listed.joined_by for name, listed in TASKS.items()} | dict(joined_by or {})
     parts = [
-        _Pair(model, task, methods, seed, scoring) for (model, task), methods in by_pair.items()
+        _Pair(model, task, methods, seed, scoring, tags.get(task))
+        for (model, task), methods in by_pair.items()
     ]
     if by_pair and not any(part.questions for part in parts):
         raise DataError(
@@ -109,6 +94,7 @@ def summarise(
         calibrations=tuple(c for part in answered for c in part.calibrations()),
         branches=tuple(b for part in answered for b in part.branches()),
         left_out=tuple(item for part in parts for item in part.left_out),
+        torn=tuple(item for part in answered for item in part.torn()),
         scoring=scoring,
     )
 
@@ -155,8 +141,10 @@ class _Pair:
         methods: Mapping[str, Sequence[Record]],
         seed: int,
         scoring: Scoring,
+        joined_by: str | None,
     ) -> None:
         self.model, self.task, self.seed, self.scoring = model, task, seed, scoring
+        self.joined_by = joined_by
         self.records, left_out = answered_by_all(methods)
         self.left_out = [LeftOut(model, task, n, reason) for reason, n in left_out.items()]
         self.names = list(methods)
@@ -167,7 +155,7 @@ class _Pair:
         self.groups = {
             (grouping, group): members
             for grouping, group_of in GROUPINGS.items()
-            for group, members in _groups(self.records[self.first], group_of).items()
+            for group, members in members_of(self.records[self.first], group_of).items()
         }
 
     def points(self, record: Record) -> float:
@@ -199,7 +187,15 @@ class _Pair:
                 name: [replace(r, correct=r.strict, score=float(r.strict)) for r in of]
                 for name, of in records.items()
             }
-        return task_metrics(metric, records, self.comparisons, seed=self.seed)
+        return task_metrics(
+            metric, records, self.comparisons, joined_by=self.joined_by, seed=self.seed
+        )
+
+    def torn(self) -> list[Torn]:
+        if self.joined_by is None:
+            return []
+        torn = torn_questions([r.tags for r in self.records[self.first]], self.joined_by)
+        return [Torn(self.model, self.task, torn, self.questions)] if torn else []
 
     def calibrations(self) -> list[Calibration]:
         found = []
@@ -247,7 +243,7 @@ class _Pair:
     ) -> Accuracy:
         total = len(records)
         points = [self.points(r) for r in records]
-        low, high, interval = points_interval(points, [r.image_id for r in records], self.seed)
+        low, high, interval = points_interval(points, [r.image_id for r in records], seed=self.seed)
         confidences = [r.confidence for r in records if r.confidence is not None]
         alphas: dict[str, int] = defaultdict(int)
         for record in records:
@@ -281,15 +277,3 @@ class _Pair:
         whole = all(p in (0.0, 1.0) for p in (*now, *then))
         test = mcnemar([p == 1 for p in now], [p == 1 for p in then]) if whole else None
         return PairedGain(self.model, self.task, method, reference, grouping, group, gain, test)
-
-
-def _groups(
-    records: Sequence[Record], group_of: Callable[[Record], str | None]
-) -> dict[str, list[int]]:
-    """Positions of the records of each group, groups in order of name."""
-    groups: dict[str, list[int]] = defaultdict(list)
-    for index, record in enumerate(records):
-        group = group_of(record)
-        if group is not None:
-            groups[group].append(index)
-    return {g: groups[g] for g in sorted(groups, key=lambda g: (len(g) if g.isdigit() else 0, g))}

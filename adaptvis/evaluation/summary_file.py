@@ -22,6 +22,7 @@ from adaptvis.evaluation.results import (
     MetricGain,
     PairedGain,
     Summary,
+    Torn,
 )
 from adaptvis.evaluation.statistics import Gain, McNemar
 
@@ -57,6 +58,7 @@ def write_summary(
         "calibrations": [asdict(c) for c in summary.calibrations],
         "branches": [asdict(b) for b in summary.branches],
         "left_out": [asdict(item) for item in summary.left_out],
+        "torn": [asdict(item) for item in summary.torn],
     }
     text = json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False)
     write_atomically(path, text + "\n")
@@ -86,6 +88,7 @@ def read_summary(folder: Path) -> tuple[Summary, dict[str, dict[str, str]]]:
             calibrations=tuple(_calibration(item) for item in value["calibrations"]),
             branches=tuple(Branch(**item) for item in value["branches"]),
             left_out=tuple(LeftOut(**item) for item in value["left_out"]),
+            torn=tuple(Torn(**item) for item in value.get("torn", ())),
             scoring=SCORINGS[SCORINGS.index(value["scoring"])],
         )
         engines = {str(model): dict(told) for model, told in value["engines"].items()}

@@ -114,7 +114,8 @@ def metrics_table(summary: Summary, model: str, task: str) -> Table | Text:
     table = Table(
         box=box.SIMPLE_HEAD,
         caption="metrics in %, 95 % interval over images or groups of them; in brackets the paired "
-        f"gain over {plain(methods[0])}, * where its interval excludes 0",
+        f"gain over {plain(methods[0])}, * where its interval excludes 0"
+        + _torn(summary, model, task),
         caption_justify="left",
     )
     table.add_column("metric")
@@ -140,6 +141,15 @@ def metrics_table(summary: Summary, model: str, task: str) -> Table | Text:
             cells.append(cell)
         table.add_row(plain(name.replace("_", " ")), *cells)
     return table
+
+
+def _torn(summary: Summary, model: str, task: str) -> str:
+    found = [t for t in summary.torn if (t.model, t.task) == (model, task)]
+    return "".join(
+        f"; {t.torn} of {t.questions} questions lack their partner: pair and set figures are "
+        "deflated, or over fewer; use --part all or --split grouped"
+        for t in found
+    )
 
 
 def gains_table(summary: Summary, model: str, task: str) -> Table | Text:

@@ -4,6 +4,7 @@ from adaptvis.tasks.base import PARTS, PROMPTS, Answered, Part, Prompts, Sample,
 from adaptvis.tasks.grading import Grade, grade
 from adaptvis.tasks.registry import TASKS, Listed, get_task
 from adaptvis.tasks.splits import SPLITS, Split
+from adaptvis.tasks.units import units_of
 
 __all__ = [
     "PARTS",
@@ -20,4 +21,5 @@ __all__ = [
     "Task",
     "get_task",
     "grade",
+    "units_of",
 ]

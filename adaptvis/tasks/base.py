@@ -3,7 +3,7 @@
 import random
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal, Protocol, get_args
 
 from PIL.Image import Image
@@ -11,6 +11,7 @@ from PIL.Image import Image
 from adaptvis.engine import Query
 from adaptvis.errors import ConfigError, DataError, unknown_name
 from adaptvis.tasks.grading import Grade, grade
+from adaptvis.tasks.units import size_tag, torn_questions, units_of
 
 __all__ = ["PARTS", "PROMPTS", "Answered", "Part", "Pictures", "Prompts", "Sample", "Task"]
 
@@ -100,6 +101,7 @@ class Task:
     max_new_tokens: enough for any right answer.
     grader: the published rule beside the strict one; the rule grader where None.
     metrics: more than accuracy, by name, from all answers of one method; fractions.
+    joined_by: the tag whose questions belong together, because a metric joins them: pairs, sets.
     index_rule: what :meth:`indices` answers.
     """
 
@@ -110,6 +112,7 @@ class Task:
     max_new_tokens: int = 16
     grader: Callable[[Sample, str], Grade] | None = None
     metrics: Callable[[Sequence[Answered]], dict[str, float]] | None = None
+    joined_by: str | None = None
     index_rule: Callable[[Part], list[int]] | None = None
 
     def indices(self, part: Part) -> list[int] | None:
@@ -123,7 +126,9 @@ class Task:
         """The samples of a part, or `limit` of them from images drawn with a fixed seed.
 
         A limit takes all questions of an image before the next one, so intervals stay honest, and
-        draws images at random, because files tend to be sorted by difficulty or kind.
+        draws images at random, because files tend to be sorted by difficulty or kind. Pairs and
+        sets are drawn whole: what does not fit is left out, so that there may be fewer questions
+        than the limit; only a limit below the size of all of them tears one.
 
         Raises:
             ConfigError: unknown part, or a limit below 1.
@@ -133,13 +138,36 @@ class Task:
             raise ConfigError(unknown_name("part", part, PARTS))
         if limit is not None and limit < 1:
             raise ConfigError(f"The limit must be at least 1 question, got {limit}")
-        samples = _limited(self.loader(part), limit)
+        samples = _limited(self._with_sizes(self.loader(part)), limit, self.joined_by)
         if not samples:
             raise DataError(f"Task {self.name!r} has no questions in its {part} part")
         identifier, count = Counter(s.id for s in samples).most_common(1)[0]
         if count > 1:
             raise DataError(f"Task {self.name!r} has {count} questions with the id {identifier!r}")
         return samples
+
+    def torn(self, samples: Sequence[Sample]) -> int:
+        """How many of these samples lack a partner: another of their pair or set is not here.
+
+        Args:
+            samples: as :meth:`load` gives them.
+        """
+        if self.joined_by is None:
+            return 0
+        return torn_questions([sample.tags for sample in samples], self.joined_by)
+
+    def _with_sizes(self, samples: list[Sample]) -> list[Sample]:
+        """The samples, tagged with how many questions their pair or set has in the whole task."""
+        joined_by = self.joined_by
+        if joined_by is None or all(size_tag(joined_by) in s.tags for s in samples):
+            return samples
+        whole = Counter(s.tags[joined_by] for s in self.loader("all") if joined_by in s.tags)
+        return [
+            replace(s, tags={**s.tags, size_tag(joined_by): str(whole[s.tags[joined_by]])})
+            if joined_by in s.tags
+            else s
+            for s in samples
+        ]
 
     def grade(self, sample: Sample, text: str) -> Grade:
         """Correctness of an answer under the published rule and the strict one."""
@@ -148,16 +176,17 @@ class Task:
         return grade(text, sample.gold, sample.candidates)
 
 
-def _limited(samples: list[Sample], limit: int | None) -> list[Sample]:
+def _limited(samples: list[Sample], limit: int | None, joined_by: str | None) -> list[Sample]:
     if limit is None or limit >= len(samples):
         return samples
-    images = list(dict.fromkeys(s.image_id for s in samples))
-    sizes = Counter(s.image_id for s in samples)
-    chosen: set[str] = set()
+    units = units_of([s.image_id for s in samples], [s.tags for s in samples], joined_by)
+    sizes = Counter(units)
+    chosen: set[int] = set()
     questions = 0
-    for image in random.Random(0).sample(images, len(images)):
+    for unit in random.Random(0).sample(range(len(sizes)), len(sizes)):
         if questions >= limit:
             break
-        chosen.add(image)
-        questions += sizes[image]
-    return [s for s in samples if s.image_id in chosen][:limit]
+        if joined_by is None or questions + sizes[unit] <= limit or limit < min(sizes.values()):
+            chosen.add(unit)
+            questions += sizes[unit]
+    return [s for s, unit in zip(samples, units, strict=True) if unit in chosen][:limit]

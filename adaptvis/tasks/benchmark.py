@@ -1,7 +1,7 @@
 """A published benchmark: what it asks, which files it needs, and how a task is made of them."""
 
 import os
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -10,7 +10,7 @@ from typing import Any
 from adaptvis.errors import ConfigError, DataError
 from adaptvis.tasks.base import Answered, Part, Sample, Task
 from adaptvis.tasks.grading import Grade
-from adaptvis.tasks.splits import Split, by_picture, check_split, split_indices
+from adaptvis.tasks.splits import Split, check_split, split_indices
 
 __all__ = ["DATA_ROOT", "Benchmark", "Data", "Questions", "Wanted"]
 
@@ -63,8 +63,8 @@ class Benchmark:
     hub: the data set's id on the hub, where there is one that holds what is needed.
     hub_note: what else to know of it.
     read: the questions in a folder or on the hub.
-    group: what "grouped" splits keep together; the picture, where not said otherwise.
-    grouped_only: groups must stay together under any split.
+    joined_by: the tag whose questions a metric joins; "grouped" splits keep them together too.
+    split: where none is asked for; the published one, or else one that shares no picture.
     """
 
     name: str
@@ -77,26 +77,27 @@ class Benchmark:
     metrics: Callable[[Sequence[Answered]], dict[str, float]] | None = None
     hub: str | None = None
     hub_note: str = ""
-    group: Callable[[Sample], Hashable] = by_picture
-    grouped_only: bool = False
+    joined_by: str | None = None
+    split: Split = "grouped"
     max_new_tokens: int = 16
 
-    def task(self, data: Path | str | None = None, split: Split = "reference") -> Task:
+    def task(self, data: Path | str | None = None, split: Split | None = None) -> Task:
         """The benchmark as a task.
 
         Args:
             data: a folder, `hf:org/name`, or None for the folder under the data root.
+            split: None is the benchmark's own.
 
         Raises:
             DataError: something is missing; the message says what, and where to get it.
             ConfigError: unknown split, or the benchmark is not on the hub.
         """
-        check_split(split)
+        rule = self.split if split is None else split
+        check_split(rule)
         place = self._place(data)
         self._check(place)
         questions = self.read(place)
-        rule: Split = "grouped" if self.grouped_only else split
-        parts = _Parts(questions, rule, self.group)
+        parts = _Parts(questions, rule, self.joined_by)
         return Task(
             name=self.name,
             description=self.description,
@@ -105,6 +106,7 @@ class Benchmark:
             max_new_tokens=self.max_new_tokens,
             grader=self.grader,
             metrics=self.metrics,
+            joined_by=self.joined_by,
             index_rule=parts.indices,
         )
 
@@ -173,7 +175,7 @@ class _Parts:
 
     questions: Questions
     split: Split
-    group: Callable[[Sample], Hashable]
+    joined_by: str | None
 
     @cached_property
     def samples(self) -> list[Sample]:
@@ -183,7 +185,7 @@ class _Parts:
         return samples
 
     def indices(self, part: Part) -> list[int]:
-        return split_indices(self.samples, part, self.split, self.group)
+        return split_indices(self.samples, part, self.split, self.joined_by)
 
     def load(self, part: Part) -> list[Sample]:
         return [self.samples[i] for i in self.indices(part)]

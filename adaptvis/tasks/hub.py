@@ -40,22 +40,25 @@ class HubRows:
             result.update(json.dumps(dict(entry.fields), sort_keys=True, default=str).encode())
         return result.hexdigest()[:16]
 
-    def image(self, index: int, column: str = "image") -> tuple[Image.Image, ...]:
-        """The picture of a row in RGB.
+    def images(self, index: int, column: str = "image") -> partial[tuple[Image.Image, ...]]:
+        """What opens the picture of a row, in RGB, when it is called.
+
+        It does not hold the entries: it travels to other processes with every question.
 
         Raises:
-            DataError: the row has none, or it cannot be decoded; the message names the row.
+            DataError: on calling, the row has no picture, or it cannot be decoded; the message
+                names the row.
         """
-        where = f"The image of {self.name}, row {index}"
-        stored = self.pictures[index][column]
-        content = stored.get("bytes") if isinstance(stored, dict) else None
-        if not content:
-            raise DataError(f"{where} is not embedded in the data set; read it from a folder")
-        return (decode_image(content, where),)
+        return partial(_picture, self.pictures, self.name, index, column)
 
-    def images(self, index: int, column: str = "image") -> partial[tuple[Image.Image, ...]]:
-        """What opens the picture of a row when it is called."""
-        return partial(self.image, index, column)
+
+def _picture(pictures: Any, name: str, index: int, column: str) -> tuple[Image.Image, ...]:
+    where = f"The image of {name}, row {index}"
+    stored = pictures[index][column]
+    content = stored.get("bytes") if isinstance(stored, dict) else None
+    if not content:
+        raise DataError(f"{where} is not embedded in the data set; read it from a folder")
+    return (decode_image(content, where),)
 
 
 def read_hub(

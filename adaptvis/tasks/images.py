@@ -2,8 +2,6 @@
 
 import io
 import os
-import struct
-import zlib
 from functools import partial
 from pathlib import Path
 
@@ -12,8 +10,6 @@ from PIL import Image, UnidentifiedImageError
 from adaptvis.errors import DataError
 
 __all__ = ["decode_image", "inside", "open_image", "pictures_in"]
-
-_BROKEN = (OSError, SyntaxError, ValueError, EOFError, IndexError, struct.error, zlib.error)
 
 
 def inside(root: Path, name: str, where: str) -> Path:
@@ -81,7 +77,7 @@ def _decode(source: Path | io.BytesIO, name: str) -> Image.Image:
                     f"{name} is too large ({image.width} x {image.height} pixels, at most {limit})"
                 )
             return image.convert("RGB")
-    except DataError:
+    except (DataError, MemoryError):
         raise
     except FileNotFoundError:
         raise DataError(f"{name} does not exist") from None
@@ -89,5 +85,8 @@ def _decode(source: Path | io.BytesIO, name: str) -> Image.Image:
         raise DataError(f"{name} is too large ({error})") from None
     except UnidentifiedImageError:
         raise DataError(f"{name} cannot be read (not an image)") from None
-    except _BROKEN as error:
-        raise DataError(f"{name} cannot be read ({error})") from None
+    except Exception as error:
+        # Foreign bytes: each of Pillow's decoders fails in its own way, NotImplementedError (DDS)
+        # and TypeError (TIFF) among them.
+        reason = " ".join(str(error).split())[:200] or type(error).__name__
+        raise DataError(f"{name} cannot be read ({reason})") from None

@@ -91,10 +91,6 @@ def _sample(entry: Entry, images: Pictures, corrected: bool) -> Sample:
     )
 
 
-def _pair(sample: Sample) -> str:
-    return sample.tags["pair"]
-
-
 def _benchmark(name: str, description: str, *, corrected: bool) -> Benchmark:
     return Benchmark(
         name=name,
@@ -110,8 +106,7 @@ def _benchmark(name: str, description: str, *, corrected: bool) -> Benchmark:
         metrics=mmvp_metrics,
         hub="lmms-lab-eval/MMVP",
         hub_note="this copy has the corrected labels; MMVP/MMVP itself holds pictures only",
-        group=_pair,
-        grouped_only=True,
+        joined_by="pair",
     )
 
 

@@ -13,7 +13,7 @@ from adaptvis.tasks.grading import Grade, grade
 from adaptvis.tasks.hub import HubRows, read_hub
 from adaptvis.tasks.images import pictures_in
 from adaptvis.tasks.suffixes import SHORT_ANSWER
-from adaptvis.tasks.yes_no import yes_no_scores
+from adaptvis.tasks.yes_no import ratio, yes_no_scores
 
 __all__ = ["POPE", "grade_pope", "parse_pope", "pope_metrics"]
 
@@ -41,10 +41,15 @@ def grade_pope(sample: Sample, text: str) -> Grade:
 
 
 def pope_metrics(answers: Sequence[Answered]) -> dict[str, float]:
-    """Accuracy, precision, recall, F1 and the share of predicted yes, by the official parser."""
+    """Accuracy, and precision, recall, F1 and the share of predicted yes.
+
+    All but accuracy are of the official parser's word under either scoring: an answer that is
+    strictly wrong need not have said the other word.
+    """
     labels = [answer.tags["label"] == "yes" for answer in answers]
-    predicted = [answer.correct == label for answer, label in zip(answers, labels, strict=True)]
-    return dict(yes_no_scores(predicted, labels)._asdict())
+    predicted = [parse_pope(answer.answer) == "yes" for answer in answers]
+    scores = yes_no_scores(predicted, labels)._asdict()
+    return scores | {"accuracy": ratio(sum(a.correct for a in answers), len(answers))}
 
 
 def _read(subset: str, data: Data) -> Questions:

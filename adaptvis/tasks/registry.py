@@ -46,7 +46,12 @@ class Listed(Protocol):
         """In a few words, the data it needs."""
         ...
 
-    def task(self, data: Path | str | None = None, split: Split = "reference") -> Task: ...
+    @property
+    def joined_by(self) -> str | None:
+        """See :attr:`adaptvis.tasks.Task.joined_by`."""
+        ...
+
+    def task(self, data: Path | str | None = None, split: Split | None = None) -> Task: ...
 
     def instructions(self) -> str:
         """What to download and where to put it, as lines of text."""
@@ -67,10 +72,10 @@ class _OwnParts:
     how: str
     made: Task | None = None
     from_data: Callable[[Path | str], Task] | None = None
+    joined_by: str | None = None
 
-    def task(self, data: Path | str | None = None, split: Split = "reference") -> Task:
-        check_split(split)
-        if split != "reference":
+    def task(self, data: Path | str | None = None, split: Split | None = None) -> Task:
+        if split not in (None, "reference"):
             raise ConfigError(
                 f"Task {self.name!r} has its own validation and test parts; leave split {split!r} "
                 "out"
@@ -147,26 +152,28 @@ _FILES: dict[str, Callable[[Path], Task]] = {
 }
 
 
-def get_task(name: str, *, data: Path | str | None = None, split: Split = "reference") -> Task:
+def get_task(name: str, *, data: Path | str | None = None, split: Split | None = None) -> Task:
     """The task of that name, or the one in a `.jsonl` or `.parquet` (2DS) file.
 
     Args:
         data: a folder in the published layout, or `hf:org/name`; by default the benchmark's folder
             in the one that the environment variable ADAPTVIS_DATA names.
-        split: how a benchmark without published parts is divided, see `adaptvis.tasks.splits`.
+        split: how a benchmark without published parts is divided, see `adaptvis.tasks.splits`;
+            by default as published (WhatsUp, VSR), or else by whole pictures and pairs.
 
     Raises:
         ConfigError: no task or split has that name; the message lists them.
         DataError: data is missing; the message says what is wanted and where it is published.
     """
-    check_split(split)
+    if split is not None:
+        check_split(split)
     if name in TASKS:
         return TASKS[name].task(data, split)
     path = Path(name)
     if path.suffix not in _FILES:
         hint = "(or give the path of a .jsonl or a 2DS .parquet file)"
         raise ConfigError(unknown_name("task", name, TASKS, hint))
-    if data is not None or split != "reference":
+    if data is not None or split not in (None, "reference"):
         raise ConfigError(f"The task {name} is a file of its own; leave data and split out")
     return _from_file(path, _FILES)
 

@@ -6,13 +6,14 @@ ours come from a fresh generator, so sizes agree and membership need not.
 """
 
 import random
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Sequence
 from typing import Literal, get_args
 
 from adaptvis.errors import ConfigError, unknown_name
 from adaptvis.tasks.base import Part, Sample
+from adaptvis.tasks.units import units_of
 
-__all__ = ["SPLITS", "Split", "by_picture", "check_split", "split_indices"]
+__all__ = ["SPLITS", "Split", "check_split", "split_indices"]
 
 Split = Literal["reference", "grouped"]
 """Single questions are drawn (the published rule), or whole groups of them."""
@@ -32,31 +33,25 @@ def check_split(split: str) -> None:
         raise ConfigError(unknown_name("split", split, SPLITS))
 
 
-def by_picture(sample: Sample) -> str:
-    """The group of a question where nothing else is said: its picture."""
-    return sample.image_id
-
-
 def split_indices(
     samples: Sequence[Sample],
     part: Part,
     split: Split = "reference",
-    group: Callable[[Sample], Hashable] = by_picture,
+    joined_by: str | None = None,
 ) -> list[int]:
     """Positions of the part's samples, ascending; a fifth is validation.
 
-    Under "grouped" a fifth of the groups is drawn, so that pairs and sets stay complete and no
-    picture is in both parts.
+    Under "grouped" a fifth of the groups is drawn, so that no picture is in both parts, and pairs
+    and sets stay complete where `joined_by` names their tag.
     """
     if part == "all":
         return list(range(len(samples)))
     if split == "reference":
         validation = set(_draw(len(samples)))
     else:
-        keys = [group(sample) for sample in samples]
-        groups = list(dict.fromkeys(keys))
-        drawn = {groups[i] for i in _draw(len(groups))}
-        validation = {i for i, key in enumerate(keys) if key in drawn}
+        units = units_of([s.image_id for s in samples], [s.tags for s in samples], joined_by)
+        drawn = set(_draw(len(set(units))))
+        validation = {i for i, unit in enumerate(units) if unit in drawn}
     return [i for i in range(len(samples)) if (i in validation) == (part == "validation")]
 
 

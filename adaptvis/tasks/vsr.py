@@ -44,10 +44,14 @@ def grade_vsr(sample: Sample, text: str) -> Grade:
 
 
 def vsr_metrics(answers: Sequence[Answered]) -> dict[str, float]:
-    """Standard precision, recall and F1 of "true", and AdaptVis's three under `reference_`."""
+    """Standard precision, recall and F1 of "true", and AdaptVis's three under `reference_`.
+
+    The standard ones are of the published rule's label under either scoring: an answer that is
+    strictly wrong need not have said the other word.
+    """
     labels = [answer.tags["label"] == "true" for answer in answers]
     # Whatever is not the right answer counts as the other one, as in the published counts.
-    said_true = [answer.correct == label for answer, label in zip(answers, labels, strict=True)]
+    said_true = [(a.gold[0] in a.answer) == label for a, label in zip(answers, labels, strict=True)]
     scores = yes_no_scores(said_true, labels)
     positives = [a.correct for a, label in zip(answers, labels, strict=True) if label]
     negatives = [a.correct for a, label in zip(answers, labels, strict=True) if not label]
@@ -125,6 +129,7 @@ def _benchmark(name: str, description: str, *, resized: bool) -> Benchmark:
         metrics=vsr_metrics,
         hub="cambridgeltl/vsr_zeroshot",
         hub_note="the hub has no images: train2017/ is needed in the folder as well",
+        split="reference",
         max_new_tokens=100,
     )
 

@@ -22,7 +22,6 @@ from adaptvis.tasks.files import Entry, digest, read_json, read_jsonl
 from adaptvis.tasks.grading import Grade, grade, normalised_words
 from adaptvis.tasks.hub import HubRows, read_hub
 from adaptvis.tasks.images import pictures_in
-from adaptvis.tasks.splits import by_picture
 
 __all__ = ["WHATSUP", "chat_question", "grade_whatsup", "pair_and_set_accuracy"]
 
@@ -267,10 +266,6 @@ _SUBSETS = (
 )
 
 
-def _set_of_four(sample: Sample) -> str:
-    return sample.tags["group"]
-
-
 def _benchmark(subset: _Subset) -> Benchmark:
     prompts = "the repository shiqichen17/AdaptVis"
     return Benchmark(
@@ -288,7 +283,8 @@ def _benchmark(subset: _Subset) -> Benchmark:
         metrics=pair_and_set_accuracy if subset.controlled else None,
         hub=_HUB,
         hub_note=f"the hub has no questions: {subset.prompts} is needed in the folder as well",
-        group=_set_of_four if subset.controlled else by_picture,
+        joined_by="group" if subset.controlled else None,
+        split="reference",
         max_new_tokens=100,
     )
 

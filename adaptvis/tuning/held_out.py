@@ -114,6 +114,6 @@ def _gain(
         partial(metric_value, objective, task.metrics),
         treated,
         reference,
-        clusters_of(treated, images),
+        clusters_of(treated, images, task.joined_by),
         seed=seed,
     )

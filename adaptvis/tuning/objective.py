@@ -85,6 +85,7 @@ class Metric:
         name: str,
         metrics: Callable[[Sequence[Answered]], dict[str, float]],
         sweep: Sweep,
+        joined_by: str | None = None,
     ) -> None:
         if sweep.outcomes is None or sweep.codes is None:
             raise ConfigError(f"{name} needs the answers of the sweep; it holds points only")
@@ -92,7 +93,7 @@ class Metric:
         self._metrics = metrics
         self._outcomes = sweep.outcomes
         self.codes = sweep.codes.reshape(-1, len(sweep.images))
-        self.clusters = clusters_of(_unsteered(sweep), sweep.images)
+        self.clusters = clusters_of(_unsteered(sweep), sweep.images, joined_by)
 
     def value(self, questions: Indices, given: Indices) -> float:
         return self.of(self._outcomes[self.codes[given, questions]].tolist())
@@ -158,7 +159,7 @@ def objective_for(name: str, task: Task, sweep: Sweep) -> Accuracy | Metric:
         return Accuracy(sweep)
     check_objective(name, task, _unsteered(sweep))
     assert task.metrics is not None
-    return Metric(name, task.metrics, sweep)
+    return Metric(name, task.metrics, sweep, task.joined_by)
 
 
 def check_objective(name: str, task: Task, answers: Sequence[Answered]) -> None:

@@ -37,13 +37,16 @@ def test_the_jackknife_of_a_mean_is_its_clustered_standard_error() -> None:
 
 def test_pairs_and_sets_stay_whole() -> None:
     answers = [outcome(i, "a", "a", set=f"s{i // 4}", kind=f"k{i % 2}") for i in range(24)]
-    clusters = clusters_of(answers, [f"i{i}" for i in range(24)])
-    # Sets of four belong together; a kind of twelve questions does not bind them.
-    assert [int(c) for c in clusters] == [i // 4 for i in range(24)]
-    # An image that two sets share joins them.
     images = [f"i{i}" for i in range(24)]
+    clusters = clusters_of(answers, images, "set")
+    # Sets of four belong together; a kind does not bind them.
+    assert [int(c) for c in clusters] == [i // 4 for i in range(24)]
+    # Small samples, whose kinds are few too, are not lumped together.
+    assert len(set(clusters_of(answers[:8], images[:8], "set").tolist())) == 2
+    assert len(set(clusters_of(answers, images).tolist())) == 24
+    # An image that two sets share joins them.
     images[4] = "i0"
-    assert len(set(clusters_of(answers, images).tolist())) == 5
+    assert len(set(clusters_of(answers, images, "set").tolist())) == 5
 
 
 def test_the_interval_of_set_accuracy() -> None:
@@ -53,7 +56,7 @@ def test_the_interval_of_set_accuracy() -> None:
     def metric(of: Sequence[Answered]) -> float:
         return set_accuracy(of)["set_accuracy"]
 
-    clusters = clusters_of(answers, [str(i) for i in range(160)])
+    clusters = clusters_of(answers, [str(i) for i in range(160)], "set")
     gain = jackknife_gain(metric, right, answers, clusters)
     # Every other set has one wrong answer: 20 of 40 sets. SE = sqrt(.25 / 40) * sqrt(40 / 39).
     assert gain.mean == 0.5

@@ -17,8 +17,16 @@ from rich.console import Console
 from adaptvis.errors import OutputError
 from adaptvis.evaluation import Record, evaluate
 from adaptvis.evaluation.plots import plot_object_counts
-from adaptvis.evaluation.summary import Summary, summarise, write_summary
-from adaptvis.evaluation.tables import examples_table, overview_table, plain, report
+from adaptvis.evaluation.results import Torn
+from adaptvis.evaluation.summary import Summary, read_summary, summarise, write_summary
+from adaptvis.evaluation.tables import (
+    examples_table,
+    metrics_table,
+    overview_table,
+    plain,
+    report,
+)
+from adaptvis.tasks.mmvp import mmvp_metrics
 
 
 @pytest.fixture(scope="module")
@@ -152,3 +160,22 @@ def test_plot_shows_every_model(tmp_path: Path, records: list[Record], summary: 
     uncounted = [dataclasses.replace(r, object_count=None) for r in records]
     assert not plot_object_counts(summarise(uncounted), tmp_path / "none.png")
     assert not (tmp_path / "none.png").exists()
+
+
+def test_torn_pairs_are_told(tmp_path: Path) -> None:
+    made = [
+        record(i, correct=True, task="mmvp", tags={"pair": str(i // 2), "pair_size": "2"})
+        for i in range(49)
+    ]
+    summary = summarise(made, metrics={"mmvp": mmvp_metrics})
+    assert summary.torn == (Torn("m", "mmvp", 1, 49),)
+    shown = " ".join(
+        re.sub(r"\x1b\[[0-9;]*m", "", rendered(metrics_table(summary, "m", "mmvp"))).split()
+    )
+    assert "1 of 49 questions lack their partner" in shown
+    assert "use --part all or --split grouped" in shown
+    write_summary(summary, tmp_path, run={}, engines={})
+    assert read_summary(tmp_path)[0] == summary
+    whole = summarise(made[:48], metrics={"mmvp": mmvp_metrics})
+    assert whole.torn == ()
+    assert "partner" not in rendered(metrics_table(whole, "m", "mmvp"))

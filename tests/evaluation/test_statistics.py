@@ -12,6 +12,7 @@ from adaptvis.evaluation.statistics import (
     clustered_standard_error,
     mcnemar,
     paired_gain,
+    points_interval,
     wilson_interval,
 )
 
@@ -156,3 +157,38 @@ def test_the_clustered_interval_of_points() -> None:
 def test_gains_of_fractions() -> None:
     gain = paired_gain([1.0, 0.3, 0.6], [0.0, 0.3, 0.9], ["a", "b", "c"])
     assert gain.mean == pytest.approx(0.7 / 3)
+
+
+def test_wilson_only_where_every_question_has_its_own_image() -> None:
+    points = [1.0, 0.0] * 60
+    alone = points_interval(points, [f"i{i}" for i in range(120)])
+    assert alone == (*wilson_interval(60, 120), "wilson")
+    # Six questions an image, all right or all wrong: as good as 100 questions.
+    shared = points_interval([float(i // 6 % 2) for i in range(600)], np.arange(600) // 6)
+    assert shared[2] == "bootstrap"
+    half = Z_95 * math.sqrt(0.25 / 100)
+    assert shared[:2] == pytest.approx((0.5 - half, 0.5 + half), abs=0.02)
+    assert points_interval([0.5, 0.3], ["a", "b"])[2] == "bootstrap"
+
+
+def test_the_interval_covers_where_questions_share_a_picture() -> None:
+    """Pictures of every difficulty with six questions each; the accuracy to be found is one half.
+
+    Wilson's interval holds it in about three of four such samples.
+    """
+    random = np.random.default_rng(0)
+    images = np.repeat(np.arange(200), 6)
+    hits = 0
+    for _ in range(200):
+        right = random.random((200, 6)) < random.random((200, 1))
+        low, high, _ = points_interval(right.ravel().astype(float), images)
+        hits += low <= 0.5 <= high
+    # 95 % of 200 is 190; one standard deviation is 3.
+    assert 180 <= hits <= 199
+
+
+@pytest.mark.parametrize("point", [0, 1])
+def test_the_same_answer_everywhere_is_no_certainty(point: int) -> None:
+    low, high, _ = points_interval([point] * 40, np.arange(40) // 2)
+    assert (low, high) == wilson_interval(20 * point, 20)
+    assert high - low > 0.1

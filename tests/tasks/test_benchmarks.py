@@ -123,3 +123,24 @@ def test_custom_by_name(tmp_path: Path) -> None:
         get_task("custom", data=tmp_path / "other.jsonl")
     with pytest.raises(ConfigError, match=r"must end in \.jsonl"):
         get_task("custom", data=tmp_path / "mine.csv")
+
+
+def test_the_split_is_the_published_one_or_shares_no_picture() -> None:
+    """AdaptVis published its rule for WhatsUp and VSR only."""
+    splits = {name: listed.split for name, listed in TASKS.items() if isinstance(listed, Benchmark)}
+    published = {name for name, split in splits.items() if split == "reference"}
+    whatsup = {"controlled_a", "controlled_b", "coco_one", "coco_two", "vg_one", "vg_two"}
+    assert published == whatsup | {"vsr", "vsr-unresized"}
+    assert "pope-random" in splits.keys() - published
+
+
+def test_what_metrics_join(tmp_path: Path) -> None:
+    joined = {name: listed.joined_by for name, listed in TASKS.items() if listed.joined_by}
+    assert joined == {
+        "controlled_a": "group",
+        "controlled_b": "group",
+        "mmvp": "pair",
+        "mmvp-corrected": "pair",
+    }
+    data = write_whatsup(tmp_path, groups=1)
+    assert get_task("controlled_a", data=data).joined_by == "group"

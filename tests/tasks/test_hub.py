@@ -2,6 +2,7 @@
 
 import io
 import json
+import pickle
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -79,6 +80,28 @@ def test_pope(tmp_path: Path) -> None:
     assert "sha256:" in task.source
     with pytest.raises(DataError, match="split random"):
         get_task("pope-random", data=hub)
+
+
+def test_a_question_travels_without_the_whole_data_set(tmp_path: Path) -> None:
+    """Ray pickles every question of a batch with what opens its picture."""
+
+    def size(count: int) -> int:
+        entries = [
+            {
+                "question_id": i,
+                "question": f"{i} " + "?" * 100,
+                "answer": "yes",
+                "image_source": "x",
+            }
+            for i in range(count)
+        ]
+        hub = repository(tmp_path / str(count), {("Full", "popular"): rows(entries)})
+        sample = get_task("pope-popular", data=hub).load(part="all")[1]
+        content = pickle.dumps(sample)
+        assert pickle.loads(content).images()[0].width == 6
+        return len(content)
+
+    assert size(500) < size(5) + 1000
 
 
 def test_gqa_joins_two_configurations(tmp_path: Path) -> None:

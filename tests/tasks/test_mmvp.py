@@ -63,15 +63,18 @@ def test_rules(tmp_path: Path, text: str, correct: bool, strict: bool) -> None:
     assert (grade.correct, grade.strict) == (correct, strict)
 
 
-def test_pairs_stay_together_under_any_split(tmp_path: Path) -> None:
+def test_pairs_stay_together_unless_single_questions_are_asked_for(tmp_path: Path) -> None:
     rows = [{**MMVP_ROWS[0], "Index": i} for i in range(1, 301)]
     write_csv(tmp_path / "Questions.csv", rows)
     (tmp_path / "MMVP Images").mkdir()
-    for split in ("reference", "grouped"):
+    shared = {}
+    for split in (None, "grouped", "reference"):
         task = get_task("mmvp", data=tmp_path, split=split)
         parts = [task.load(part=part) for part in ("validation", "test")]
         assert [len(samples) for samples in parts] == [60, 240]
-        assert not {s.tags["pair"] for s in parts[0]} & {s.tags["pair"] for s in parts[1]}
+        pairs = [{s.tags["pair"] for s in samples} for samples in parts]
+        shared[split] = bool(pairs[0] & pairs[1])
+    assert shared == {None: False, "grouped": False, "reference": True}
 
 
 def test_bad_rows(tmp_path: Path) -> None:

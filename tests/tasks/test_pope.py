@@ -76,12 +76,16 @@ def test_metrics_by_hand(tmp_path: Path) -> None:
     assert scores(task, samples, ["No"] * 6)["f1"] == 0.0
 
 
-def test_a_grouped_split_keeps_pictures_together(tmp_path: Path) -> None:
+def test_parts_share_no_picture_unless_single_questions_are_asked_for(tmp_path: Path) -> None:
     data = write(tmp_path, ["yes"] * 60)
-    task = get_task("pope-popular", data=data, split="grouped")
-    validation, test = (task.load(part=part) for part in ("validation", "test"))
-    assert (len(validation), len(test)) == (12, 48)
-    assert not {s.image_id for s in validation} & {s.image_id for s in test}
+    shared = {}
+    for split in (None, "grouped", "reference"):
+        task = get_task("pope-popular", data=data, split=split)
+        validation, test = (task.load(part=part) for part in ("validation", "test"))
+        assert (len(validation), len(test)) == (12, 48)
+        shared[split] = len({s.image_id for s in validation} & {s.image_id for s in test})
+    assert shared[None] == shared["grouped"] == 0
+    assert shared["reference"] > 0
 
 
 def test_an_unknown_label(tmp_path: Path) -> None:

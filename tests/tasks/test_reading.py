@@ -1,6 +1,7 @@
 """Files and pictures that others made: what is refused, and that the message says where."""
 
 import contextlib
+import io
 import struct
 import zlib
 from pathlib import Path
@@ -109,6 +110,35 @@ def test_broken_pictures_are_named(tmp_path: Path) -> None:
         open_image(path)
     with pytest.raises(DataError, match="does not exist"):
         open_image(tmp_path / "none.jpg")
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+@pytest.mark.parametrize(
+    ("kind", "position", "value", "raised"),
+    [("DDS", 80, 13, NotImplementedError), ("TIFF", 72, 5, TypeError)],
+)
+def test_decoders_that_fail_in_their_own_way(
+    kind: str, position: int, value: int, raised: type[Exception]
+) -> None:
+    buffer = io.BytesIO()
+    Image.new("RGB", (8, 6), (1, 2, 3)).save(buffer, kind)
+    content = bytearray(buffer.getvalue())
+    content[position] = value
+    with pytest.raises(raised), Image.open(io.BytesIO(content)) as image:
+        image.convert("RGB")
+    with pytest.raises(DataError, match=r"^The picture cannot be read"):
+        decode_image(bytes(content), "The picture")
+
+
+def test_too_little_memory_is_no_broken_picture(monkeypatch: pytest.MonkeyPatch) -> None:
+    def convert(image: Image.Image, mode: str) -> Image.Image:
+        raise MemoryError
+
+    buffer = io.BytesIO()
+    Image.new("L", (8, 6)).save(buffer, "PNG")
+    monkeypatch.setattr(Image.Image, "convert", convert)
+    with pytest.raises(MemoryError):
+        decode_image(buffer.getvalue(), "x")
 
 
 STARTS = (b"", b"\x89PNG\r\n\x1a\n", b"GIF89a", b"BM", b"II*\0")

@@ -33,7 +33,7 @@ def test_questions_of_controlled_a(tmp_path: Path) -> None:
         ("On",),
         ("Under",),
     ]
-    assert on.tags == {"group": "beer-mug0 table", "relation": "on"}
+    assert on.tags == {"group": "beer-mug0 table", "relation": "on", "group_size": "4"}
     assert on.category == "on"
     assert on.candidates == ("left", "right", "on", "under")
     query = on.query("raw")

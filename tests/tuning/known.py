@@ -110,4 +110,4 @@ def unreadable(part: Part) -> list[Sample]:
     return samples
 
 
-TASK = Task("numbered", "", numbered, source="here", metrics=set_accuracy)
+TASK = Task("numbered", "", numbered, source="here", metrics=set_accuracy, joined_by="set")
