@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 import typer
 
 from adaptvis.cli.console import note, out
+from adaptvis.cli.outputs import default_output
 from adaptvis.errors import ConfigError, unknown_name
 
 if TYPE_CHECKING:
@@ -74,7 +75,7 @@ def reproduce(
             "--output",
             "-o",
             help=f"Folder for the records and {COMPARISON}. "
-            f"Default: {DEFAULT_OUTPUT}-NAME, or the next free one.",
+            f"Default: {DEFAULT_OUTPUT}-NAME, or the next free one; with --resume the last one.",
             show_default=False,
         ),
     ] = None,
@@ -102,7 +103,7 @@ def reproduce(
     from adaptvis.cli.models import check_engine, load_engine, resolve_model
     from adaptvis.cli.progress import Bars
     from adaptvis.evaluation import Method, ModelPlan, Plan, evaluate
-    from adaptvis.evaluation.output import check_output, fresh_folder
+    from adaptvis.evaluation.output import check_output
     from adaptvis.evaluation.published import published_row
     from adaptvis.tasks import PARTS, PROMPTS, get_task
 
@@ -135,7 +136,7 @@ def reproduce(
         prompts=cast("Prompts", prompts or row.prompts),
         settings=(("row", name), ("engine", engine), ("dtype", dtype)),
     )
-    folder = output or fresh_folder(Path(f"{DEFAULT_OUTPUT}-{name}"))
+    folder = output or default_output(Path(f"{DEFAULT_OUTPUT}-{name}"), resume=resume)
     check_output(folder, resume=resume)
     try:
         with Bars() as bars:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 import typer
 
 from adaptvis.cli.console import note, out
+from adaptvis.cli.outputs import default_output
 from adaptvis.errors import ConfigError, unknown_name
 
 if TYPE_CHECKING:
@@ -172,7 +173,7 @@ def tune(
         always_steer=always_steer,
         settings=(("engine", engine), ("dtype", dtype)),
     )
-    folder = output or _default_output(resume)
+    folder = output or default_output(DEFAULT_OUTPUT, resume=resume)
     try:
         with Bars() as bars:
             tuned = run_tuning(
@@ -234,17 +235,6 @@ def _default_layers(model: "Model", trust_remote_code: bool) -> tuple[tuple[int,
         return (None,)
     halves = (tuple(range(1, count)), tuple(range(count // 2)), tuple(range(count // 2, count)))
     return (None, *dict.fromkeys(halves))
-
-
-def _default_output(resume: bool) -> Path:
-    from adaptvis.evaluation.output import fresh_folder
-
-    if not resume:
-        return fresh_folder(DEFAULT_OUTPUT)
-    newest, number = DEFAULT_OUTPUT, 2
-    while (candidate := DEFAULT_OUTPUT.with_name(f"{DEFAULT_OUTPUT.name}-{number}")).is_dir():
-        newest, number = candidate, number + 1
-    return newest
 
 
 def _report(model: "Model", tuned: "Tuned", own_folder: Path | None) -> None:

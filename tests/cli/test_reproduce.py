@@ -54,6 +54,17 @@ def test_a_row_is_run_and_compared(adaptvis: Adaptvis) -> None:
     assert_one_sentence(adaptvis(*run), "already holds results")
 
 
+def test_without_an_output_resume_goes_on_in_the_last_folder(adaptvis: Adaptvis) -> None:
+    run = ("reproduce", "base-tiny", "--limit", 4, "--batch-size", 2)
+    assert adaptvis(*run).code == 0
+    folder = Path("adaptvis-reproduction-base-tiny")
+    lines = (folder / "records.jsonl").read_bytes().splitlines(keepends=True)
+    (folder / "records.jsonl").write_bytes(b"".join(lines[:2]))
+    assert adaptvis(*run, "--resume").code == 0
+    assert (folder / "records.jsonl").read_bytes() == b"".join(lines)
+    assert [p.name for p in Path().iterdir()] == [folder.name]
+
+
 def test_another_checkpoint_is_named_as_a_difference(
     adaptvis: Adaptvis, model_folder: Path
 ) -> None:
