@@ -8,12 +8,14 @@ from typing import TYPE_CHECKING, Annotated, cast
 import typer
 
 from adaptvis.cli.console import note
+from adaptvis.cli.outputs import default_output
 from adaptvis.errors import ConfigError, unknown_name
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from adaptvis.cli.models import Model
+    from adaptvis.engine import Engine
     from adaptvis.evaluation.executors import Executor
     from adaptvis.tasks import Part, Prompts, Task
 
@@ -186,6 +188,7 @@ def evaluate_command(
       `adaptvis eval --merge one --merge two`
     """
     from adaptvis.cli.evaluation_report import report
+    from adaptvis.cli.kept_engine import KeptEngine
     from adaptvis.cli.methods import methods_for
     from adaptvis.cli.models import CONVERGED, SHORTCUT, check_engine, load_engine, resolve_model
     from adaptvis.cli.progress import Bars
@@ -216,16 +219,18 @@ def evaluate_command(
         shard=Shard.parse(shard) if shard else None,
         settings=_given(engine=engine, dtype=dtype, data=data, split=split),
     )
-    folder = output or _default_output(resume)
+    folder = output or default_output(DEFAULT_OUTPUT, resume=resume)
     check_output(folder, resume=resume)
 
-    load = partial(load_engine, engine=engine, dtype=dtype, trust_remote_code=trust_remote_code)
-    sources = {m.name: m.source for m in models}
-    finish = partial(
-        report,
-        scoring=SCORINGS[SCORINGS.index(scoring)],
-        load_engine=(lambda name: load(sources[name])) if attention and engine == "hf" else None,
-    )
+    def load(planned: ModelPlan) -> "Engine":
+        return load_engine(
+            planned.source, engine=engine, dtype=dtype, trust_remote_code=trust_remote_code
+        )
+
+    # Where shards are merged or the workers are elsewhere, no model fits here for certain.
+    here = executor == "local" and not merge
+    kept = KeptEngine(load) if attention and engine == "hf" and here else None
+    finish = partial(report, scoring=SCORINGS[SCORINGS.index(scoring)], engines=kept)
     started = time.monotonic()
     if merge:
         run = merge_shards(plan, merge, folder, resume=resume)
@@ -235,7 +240,7 @@ def evaluate_command(
         with Bars() as bars:
             run = evaluate(
                 plan,
-                lambda m: load(m.source),
+                kept or load,
                 folder,
                 resume=resume,
                 progress=lambda m, t, done, total: bars.show(f"{m}  {t}", done, total),
@@ -287,14 +292,3 @@ def _executor(name: str, ray_address: str | None, workers: int | None) -> "Execu
     if workers is not None:
         raise ConfigError("--workers counts the workers of --executor ray; add it, or leave both")
     return LocalExecutor()
-
-
-def _default_output(resume: bool) -> Path:
-    from adaptvis.evaluation.output import fresh_folder
-
-    if not resume:
-        return fresh_folder(DEFAULT_OUTPUT)
-    newest, number = DEFAULT_OUTPUT, 2
-    while (candidate := DEFAULT_OUTPUT.with_name(f"{DEFAULT_OUTPUT.name}-{number}")).is_dir():
-        newest, number = candidate, number + 1
-    return newest
