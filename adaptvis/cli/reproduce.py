@@ -10,7 +10,7 @@ import typer
 
 from adaptvis.cli.console import note, out
 from adaptvis.cli.outputs import default_output
-from adaptvis.errors import ConfigError, unknown_name
+from adaptvis.errors import ConfigError, DataError, unknown_name
 
 if TYPE_CHECKING:
     from adaptvis.evaluation import Record, Run
@@ -162,9 +162,18 @@ def _report(row: "Published", plan: Any, run: "Run", task: "Task", folder: Path)
     from adaptvis.evaluation.tables import plain, points
 
     records: dict[str, list[Record]] = defaultdict(list)
+    first_error = ""
     for record in run.records:
-        if not getattr(record, "error", ""):
+        if record.error:
+            first_error = first_error or record.error
+        else:
             records[record.method].append(record)
+    if not records:
+        raise DataError(
+            f"No question of the task {task.name} could be asked, so there is nothing to compare "
+            f"with the row {row.name}; mend the data and run it again into another --output; the "
+            f"first error: {first_error}"
+        )
     comparisons = compare(row, records, task, seed=plan.seed)
     differences = _differences(row, plan)
     write_atomically(
