@@ -64,12 +64,17 @@ def tune(
     data: Annotated[
         str | None,
         typer.Option(
-            help="Folder with the task's published files, or a hub id.", show_default=False
+            help="Folder with the task's published files, or hf:org/name.", show_default=False
         ),
     ] = None,
     split: Annotated[
         str | None,
-        typer.Option(help="How the task is split, where it has a choice.", show_default=False),
+        typer.Option(
+            help="How validation and test are drawn where they were not published: reference "
+            "(single questions) or grouped (whole images, pairs or sets). Default: the "
+            "benchmark's own way.",
+            show_default=False,
+        ),
     ] = None,
     test: Annotated[
         bool,
@@ -92,8 +97,8 @@ def tune(
             "--output",
             "-o",
             help="Folder for the sweep, the settings, the plot and the test records. Default: "
-            "adaptvis-tuning, or the next free adaptvis-tuning-2, -3, ...; the settings then also "
-            "go to the model's own folder.",
+            "adaptvis-tuning, or the next free adaptvis-tuning-2, -3, ... (with --resume the last "
+            "one); the settings then also go to the model's own folder.",
             show_default=False,
         ),
     ] = None,
