@@ -8,20 +8,17 @@ from typing import TYPE_CHECKING, Annotated, cast
 import typer
 
 from adaptvis.cli.console import note
+from adaptvis.cli.outputs import default_output
 from adaptvis.errors import ConfigError, unknown_name
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
-
-    from adaptvis.cli.models import Model
-    from adaptvis.evaluation.executors import Executor
-    from adaptvis.tasks import Part, Prompts, Task
+    from adaptvis.engine import Engine
+    from adaptvis.tasks import Part, Prompts
 
 __all__ = ["evaluate_command"]
 
 DEFAULT_OUTPUT = Path("adaptvis-results")
 DEFAULT_TASKS = ("2ds", "2ds-prior-balanced", "2ds-prior-conflicting")
-EXECUTORS = ("local", "ray")
 
 
 def evaluate_command(
@@ -76,7 +73,12 @@ def evaluate_command(
         ),
     ] = None,
     part: Annotated[
-        str, typer.Option(help="Questions of the task: validation, test or all.")
+        str,
+        typer.Option(
+            help="Questions of the task: validation, test or all. Published figures of POPE, GQA, "
+            "VQAv2, CV-Bench and MMVP are over all: their official test sets are whole; test "
+            "leaves out the fifth that adaptvis tune chooses on."
+        ),
     ] = "test",
     prompts: Annotated[
         str,
@@ -85,17 +87,26 @@ def evaluate_command(
     data: Annotated[
         str | None,
         typer.Option(
-            help="Folder with the task's published files, or a hub id.", show_default=False
+            help="Folder with the task's published files, or hf:org/name. Default: what "
+            "adaptvis tasks NAME says.",
+            show_default=False,
         ),
     ] = None,
     split: Annotated[
         str | None,
-        typer.Option(help="How the task is split, where it has a choice.", show_default=False),
+        typer.Option(
+            help="How validation and test are drawn where they were not published: reference "
+            "(single questions) or grouped (whole images, pairs or sets). Default: the "
+            "benchmark's own way.",
+            show_default=False,
+        ),
     ] = None,
     limit: Annotated[
         int | None,
         typer.Option(
-            help="Only so many questions of each task, from images drawn with a fixed seed."
+            help="At most so many questions of each task, from images drawn with a fixed seed: "
+            "the same ones every time, and not the file's first. Default: every question.",
+            show_default=False,
         ),
     ] = None,
     output: Annotated[
@@ -103,19 +114,24 @@ def evaluate_command(
         typer.Option(
             "--output",
             "-o",
-            help="Folder for records.jsonl, summary.json and the plot. "
-            "Default: adaptvis-results, or the next free adaptvis-results-2, -3, ...",
+            help="Folder for records.jsonl, summary.json, report.html and the plot. Default: "
+            "adaptvis-results, or the next free adaptvis-results-2, -3, ...; with --resume the "
+            "last one.",
             show_default=False,
         ),
     ] = None,
     resume: Annotated[
-        bool, typer.Option("--resume", help="Finish the interrupted run in the output folder.")
+        bool,
+        typer.Option(
+            "--resume",
+            help="Finish the interrupted run in the output folder; repeat its other options.",
+        ),
     ] = False,
     max_errors: Annotated[
         str,
         typer.Option(
-            help="Stop when more questions of a task fail (an image that cannot be read): "
-            "a share such as 5%, or a number.",
+            help="Stop when more questions of a task than this cannot be asked (an image cannot "
+            "be read): a share such as 5%, or a number.",
         ),
     ] = "5%",
     shard: Annotated[
@@ -150,18 +166,24 @@ def evaluate_command(
     ] = None,
     scoring: Annotated[
         str,
-        typer.Option(help="Headline: reference (each task's published rule) or strict."),
+        typer.Option(
+            help="Rule of the headline figures: reference (each task's published one) or strict; "
+            "both are recorded."
+        ),
     ] = "reference",
     attention: Annotated[
         bool,
         typer.Option(
             "--attention/--no-attention",
-            help="Show where the model looks in the report's examples (engine hf only; asks the "
-            "model once more about them).",
+            help="Show where the model looks in the report's examples: asks the model once more "
+            "about them, when all is written. Only with the engine hf and the executor local, and "
+            "not when merging.",
         ),
     ] = True,
-    seed: Annotated[int, typer.Option(help="Of the bootstrap intervals.")] = 0,
-    examples: Annotated[int, typer.Option(help="Show so many answers that changed.")] = 5,
+    seed: Annotated[int, typer.Option(help="Of the random draws of the intervals.")] = 0,
+    examples: Annotated[
+        int, typer.Option(help="Print so many answers that changed; 0 for none.")
+    ] = 5,
     trust_remote_code: Annotated[
         bool, typer.Option("--trust-remote-code", help="Run code that comes with a hub model.")
     ] = False,
@@ -173,19 +195,23 @@ def evaluate_command(
     validation data. Takes less than three minutes on two CPU cores.
 
     Every answer goes to records.jsonl as it is given: an interrupted run is finished with --resume
-    and ends in the same records. Accuracies come with 95 % Wilson intervals; gains are paired per
-    question, with intervals clustered by image.
+    and ends in the same records. Accuracies and gains come with 95 % intervals; gains are paired
+    per question. At the end the tables are printed, and report.html shows them with charts,
+    calibration, and the answers that changed.
 
     Examples:
 
     * `adaptvis eval --limit 300`
     * `adaptvis eval -m llava-hf/llava-1.5-7b-hf -t mine.jsonl --dtype bfloat16`
     * `adaptvis eval --engine vllm -m llava-hf/llava-1.5-7b-hf -t mine.jsonl`
+    * `adaptvis eval -m llava-hf/llava-1.5-7b-hf -t pope-popular --data /data/pope --part all`
     * `adaptvis eval --method baseline --method '{"method": "scalingvis", "alpha": 2}'`
     * `adaptvis eval --shard 1/2 -o one`, elsewhere `--shard 2/2 -o two`, and then
       `adaptvis eval --merge one --merge two`
     """
+    from adaptvis.cli.evaluation_options import batch_size_of, executor_of, given, tasks_of
     from adaptvis.cli.evaluation_report import report
+    from adaptvis.cli.kept_engine import KeptEngine
     from adaptvis.cli.methods import methods_for
     from adaptvis.cli.models import CONVERGED, SHORTCUT, check_engine, load_engine, resolve_model
     from adaptvis.cli.progress import Bars
@@ -200,32 +226,34 @@ def evaluate_command(
     if scoring not in SCORINGS:
         raise ConfigError(unknown_name("scoring", scoring, SCORINGS))
     most_errors = ErrorLimit.parse(max_errors)
-    running = _executor(executor, ray_address, workers)
-    tasks = _tasks(task or DEFAULT_TASKS, data=data, split=split)
+    running = executor_of(executor, ray_address, workers)
+    tasks = tasks_of(task or DEFAULT_TASKS, data=data, split=split)
     models = [resolve_model(text) for text in model or (CONVERGED, SHORTCUT)]
     plan = Plan(
         models=tuple(
             ModelPlan(m.name, m.source, methods_for(m, method or (), preset or ())) for m in models
         ),
         tasks=tasks,
-        batch_size=_batch_size(batch_size, models),
+        batch_size=batch_size_of(batch_size, models),
         limit=limit,
         part=cast("Part", part),
         seed=seed,
         prompts=cast("Prompts", prompts),
         shard=Shard.parse(shard) if shard else None,
-        settings=_given(engine=engine, dtype=dtype, data=data, split=split),
+        settings=given(engine=engine, dtype=dtype, data=data, split=split),
     )
-    folder = output or _default_output(resume)
+    folder = output or default_output(DEFAULT_OUTPUT, resume=resume)
     check_output(folder, resume=resume)
 
-    load = partial(load_engine, engine=engine, dtype=dtype, trust_remote_code=trust_remote_code)
-    sources = {m.name: m.source for m in models}
-    finish = partial(
-        report,
-        scoring=SCORINGS[SCORINGS.index(scoring)],
-        load_engine=(lambda name: load(sources[name])) if attention and engine == "hf" else None,
-    )
+    def load(planned: ModelPlan) -> "Engine":
+        return load_engine(
+            planned.source, engine=engine, dtype=dtype, trust_remote_code=trust_remote_code
+        )
+
+    # Where shards are merged or the workers are elsewhere, no model fits here for certain.
+    here = executor == "local" and not merge
+    kept = KeptEngine(load) if attention and engine == "hf" and here else None
+    finish = partial(report, scoring=SCORINGS[SCORINGS.index(scoring)], engines=kept)
     started = time.monotonic()
     if merge:
         run = merge_shards(plan, merge, folder, resume=resume)
@@ -235,7 +263,7 @@ def evaluate_command(
         with Bars() as bars:
             run = evaluate(
                 plan,
-                lambda m: load(m.source),
+                kept or load,
                 folder,
                 resume=resume,
                 progress=lambda m, t, done, total: bars.show(f"{m}  {t}", done, total),
@@ -246,55 +274,3 @@ def evaluate_command(
         note(f"interrupted; finish with the same options and --resume --output {folder}")
         raise typer.Exit(130) from None
     finish(plan, run, folder, examples, time.monotonic() - started)
-
-
-def _tasks(names: "Sequence[str]", **options: str | None) -> "tuple[Task, ...]":
-    from adaptvis.tasks import get_task
-
-    given = dict(_given(**options))
-    # Only what was typed: most tasks come with the package and take none of these.
-    find: Callable[..., Task] = get_task
-    return tuple(find(name, **given) for name in names)
-
-
-def _given(**options: str | None) -> tuple[tuple[str, str], ...]:
-    return tuple((name, value) for name, value in options.items() if value is not None)
-
-
-def _batch_size(text: str | None, models: "Sequence[Model]") -> int | None:
-    """Questions per batch; None finds the size."""
-    from adaptvis.cli.models import embedded_models
-
-    if text is None:
-        return 300 if all(model.name in embedded_models() for model in models) else None
-    if text == "auto":
-        return None
-    try:
-        return int(text)
-    except ValueError:
-        raise ConfigError(f"--batch-size takes a number or auto, got {text!r}") from None
-
-
-def _executor(name: str, ray_address: str | None, workers: int | None) -> "Executor":
-    if name not in EXECUTORS:
-        raise ConfigError(unknown_name("executor", name, EXECUTORS))
-    if name == "ray":
-        from adaptvis.evaluation.executors.ray import RayExecutor
-
-        return RayExecutor(ray_address, workers=workers)
-    from adaptvis.evaluation.executors import LocalExecutor
-
-    if workers is not None:
-        raise ConfigError("--workers counts the workers of --executor ray; add it, or leave both")
-    return LocalExecutor()
-
-
-def _default_output(resume: bool) -> Path:
-    from adaptvis.evaluation.output import fresh_folder
-
-    if not resume:
-        return fresh_folder(DEFAULT_OUTPUT)
-    newest, number = DEFAULT_OUTPUT, 2
-    while (candidate := DEFAULT_OUTPUT.with_name(f"{DEFAULT_OUTPUT.name}-{number}")).is_dir():
-        newest, number = candidate, number + 1
-    return newest

@@ -1,18 +1,21 @@
 """What `adaptvis eval` prints and writes when every question was asked."""
 
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from adaptvis.cli.console import note, out
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
-    from adaptvis.engine import Engine
+    from adaptvis.attention_map import AnswerKey, AttentionMap
+    from adaptvis.cli.kept_engine import KeptEngine
     from adaptvis.evaluation import Plan, Record, Run
     from adaptvis.evaluation.failures import Failures
     from adaptvis.evaluation.results import Scoring
     from adaptvis.evaluation.summary import Summary
+    from adaptvis.tasks import Sample
 
 __all__ = ["report"]
 
@@ -27,7 +30,7 @@ def report(
     seconds: float,
     *,
     scoring: "Scoring" = "reference",
-    load_engine: "Callable[[str], Engine] | None" = None,
+    engines: "KeptEngine | None" = None,
 ) -> None:
     """Print the tables and write `summary.json`, `report.html` and the plot.
 
@@ -35,8 +38,8 @@ def report(
         examples: how many answers that changed are printed.
         seconds: how long the run took.
         scoring: the headline rule.
-        load_engine: a model by its name, for the attention maps of the report's examples; None
-            leaves them out.
+        engines: the models, for the attention maps of the report's examples; None leaves them
+            out.
 
     Raises:
         OutputError: a file cannot be written.
@@ -67,7 +70,7 @@ def report(
     console.print(overview_table(summary))
     for line in [*_unsteered(plan, summary), *_failed(failures)]:
         note(line)
-    page = _write_html(plan, run, summary, folder, load_engine)
+    page = _write_html(plan, run, summary, folder, engines)
     files = [RECORDS, SUMMARY, page.name, *([PLOT] if plotted else [])]
     console.print(
         f"{len(run.records)} answers in {seconds:.0f} s. Written to ",
@@ -84,24 +87,14 @@ def _write_html(
     run: "Run",
     summary: "Summary",
     folder: Path,
-    load_engine: "Callable[[str], Engine] | None",
+    engines: "KeptEngine | None",
 ) -> Path:
-    from adaptvis.cli.report_attention import attention_of_examples
-    from adaptvis.evaluation.report import changed_answers, write_attention, write_report
+    from adaptvis.evaluation.report import write_attention, write_report
     from adaptvis.evaluation.summary import read_summary
 
     samples = {(name, s.id): s for name, of in run.samples.items() for s in of}
-    attention = None
-    if load_engine is not None:
-        attention = attention_of_examples(
-            changed_answers(run.records, scoring=summary.scoring),
-            {(m.name, method.name): method.config for m in plan.models for method in m.methods},
-            lambda task, identifier: samples[task, identifier],
-            load_engine,
-            plan.prompts,
-        )
-        write_attention(folder, attention)
-    return write_report(
+    write = partial(
+        write_report,
         folder,
         summary,
         run.records,
@@ -109,8 +102,42 @@ def _write_html(
         # A resumed run may have needed no engine: the summary keeps what it said before.
         engines=read_summary(folder)[1],
         open_pictures=lambda record: samples[record.task, record.id].images(),
-        attention=attention,
     )
+    # Before a model is asked again, which may fail or be interrupted.
+    page = write()
+    if engines is not None and (maps := _attention(plan, run, summary, samples, engines)):
+        write_attention(folder, maps)
+        page = write(attention=maps)
+    return page
+
+
+def _attention(
+    plan: "Plan",
+    run: "Run",
+    summary: "Summary",
+    samples: "Mapping[tuple[str, str], Sample]",
+    engines: "KeptEngine",
+) -> "dict[AnswerKey, AttentionMap]":
+    """The maps of the report's examples; none where making them was interrupted."""
+    from adaptvis.cli.progress import Bars
+    from adaptvis.cli.report_attention import attention_of_examples
+    from adaptvis.evaluation.report import changed_answers
+
+    models = {model.name: model for model in plan.models}
+    try:
+        with Bars() as bars:
+            return attention_of_examples(
+                changed_answers(run.records, scoring=summary.scoring),
+                {(m.name, method.name): method.config for m in plan.models for method in m.methods},
+                lambda task, identifier: samples[task, identifier],
+                lambda name: engines(models[name]),
+                plan.prompts,
+                loaded=engines.name,
+                progress=lambda done, total: bars.show("attention maps", done, total),
+            )
+    except KeyboardInterrupt:
+        note("interrupted; the run is finished, and its report has no attention maps")
+        return {}
 
 
 def _few_changed(records: "Iterable[Record]", count: int) -> "list[Record]":

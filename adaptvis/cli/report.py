@@ -20,8 +20,16 @@ def report(
         typer.Option(
             "--task",
             "-t",
-            help="Where to reopen pictures: a task name, or the .jsonl or .parquet file that was "
-            "evaluated. Repeatable. Default: by the names in run.json.",
+            help="Where to reopen pictures: the .jsonl or .parquet file that was evaluated. "
+            "Repeatable. Tasks that adaptvis tasks lists need none.",
+            show_default=False,
+        ),
+    ] = None,
+    data: Annotated[
+        str | None,
+        typer.Option(
+            help="Folder with the task's published files, or hf:org/name, where it is not any "
+            "more what --data of adaptvis eval was.",
             show_default=False,
         ),
     ] = None,
@@ -32,13 +40,19 @@ def report(
 
     The folder holds everything but the pictures, which are reopened from the task.
 
-    Example: `adaptvis report adaptvis-results --open`
+    Examples:
+
+    * `adaptvis report adaptvis-results --open`
+    * `adaptvis report adaptvis-results -t mine.jsonl`
+    * `adaptvis report adaptvis-results --data /new/place/pope`
     """
     from adaptvis.evaluation.report import rebuild_report
     from adaptvis.evaluation.tables import plain
-    from adaptvis.tasks import get_task
+    from adaptvis.tasks import TASKS, get_task
 
-    path = rebuild_report(folder, tasks=[get_task(name) for name in task or ()], examples=examples)
+    # A listed task is found by its name in run.json, with the data and split of the run.
+    files = [get_task(name) for name in task or () if name not in TASKS]
+    path = rebuild_report(folder, tasks=files, data=data, examples=examples)
     out().print("Written to ", plain(str(path), 500), sep="", soft_wrap=True)
     if show and not webbrowser.open(path.resolve().as_uri()):
         note(f"no browser was found; open {path} yourself")

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 import typer
 
 from adaptvis.cli.console import note, out
-from adaptvis.errors import ConfigError, unknown_name
+from adaptvis.cli.outputs import default_output
+from adaptvis.errors import ConfigError, DataError, unknown_name
 
 if TYPE_CHECKING:
     from adaptvis.evaluation import Record, Run
@@ -74,7 +75,7 @@ def reproduce(
             "--output",
             "-o",
             help=f"Folder for the records and {COMPARISON}. "
-            f"Default: {DEFAULT_OUTPUT}-NAME, or the next free one.",
+            f"Default: {DEFAULT_OUTPUT}-NAME, or the next free one; with --resume the last one.",
             show_default=False,
         ),
     ] = None,
@@ -102,7 +103,7 @@ def reproduce(
     from adaptvis.cli.models import check_engine, load_engine, resolve_model
     from adaptvis.cli.progress import Bars
     from adaptvis.evaluation import Method, ModelPlan, Plan, evaluate
-    from adaptvis.evaluation.output import check_output, fresh_folder
+    from adaptvis.evaluation.output import check_output
     from adaptvis.evaluation.published import published_row
     from adaptvis.tasks import PARTS, PROMPTS, get_task
 
@@ -135,7 +136,7 @@ def reproduce(
         prompts=cast("Prompts", prompts or row.prompts),
         settings=(("row", name), ("engine", engine), ("dtype", dtype)),
     )
-    folder = output or fresh_folder(Path(f"{DEFAULT_OUTPUT}-{name}"))
+    folder = output or default_output(Path(f"{DEFAULT_OUTPUT}-{name}"), resume=resume)
     check_output(folder, resume=resume)
     try:
         with Bars() as bars:
@@ -161,9 +162,18 @@ def _report(row: "Published", plan: Any, run: "Run", task: "Task", folder: Path)
     from adaptvis.evaluation.tables import plain, points
 
     records: dict[str, list[Record]] = defaultdict(list)
+    first_error = ""
     for record in run.records:
-        if not getattr(record, "error", ""):
+        if record.error:
+            first_error = first_error or record.error
+        else:
             records[record.method].append(record)
+    if not records:
+        raise DataError(
+            f"No question of the task {task.name} could be asked, so there is nothing to compare "
+            f"with the row {row.name}; mend the data and run it again into another --output; the "
+            f"first error: {first_error}"
+        )
     comparisons = compare(row, records, task, seed=plan.seed)
     differences = _differences(row, plan)
     write_atomically(

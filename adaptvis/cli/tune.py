@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 import typer
 
 from adaptvis.cli.console import note, out
+from adaptvis.cli.outputs import default_output
 from adaptvis.errors import ConfigError, unknown_name
 
 if TYPE_CHECKING:
@@ -63,12 +64,17 @@ def tune(
     data: Annotated[
         str | None,
         typer.Option(
-            help="Folder with the task's published files, or a hub id.", show_default=False
+            help="Folder with the task's published files, or hf:org/name.", show_default=False
         ),
     ] = None,
     split: Annotated[
         str | None,
-        typer.Option(help="How the task is split, where it has a choice.", show_default=False),
+        typer.Option(
+            help="How validation and test are drawn where they were not published: reference "
+            "(single questions) or grouped (whole images, pairs or sets). Default: the "
+            "benchmark's own way.",
+            show_default=False,
+        ),
     ] = None,
     test: Annotated[
         bool,
@@ -91,8 +97,8 @@ def tune(
             "--output",
             "-o",
             help="Folder for the sweep, the settings, the plot and the test records. Default: "
-            "adaptvis-tuning, or the next free adaptvis-tuning-2, -3, ...; the settings then also "
-            "go to the model's own folder.",
+            "adaptvis-tuning, or the next free adaptvis-tuning-2, -3, ... (with --resume the last "
+            "one); the settings then also go to the model's own folder.",
             show_default=False,
         ),
     ] = None,
@@ -172,7 +178,7 @@ def tune(
         always_steer=always_steer,
         settings=(("engine", engine), ("dtype", dtype)),
     )
-    folder = output or _default_output(resume)
+    folder = output or default_output(DEFAULT_OUTPUT, resume=resume)
     try:
         with Bars() as bars:
             tuned = run_tuning(
@@ -234,17 +240,6 @@ def _default_layers(model: "Model", trust_remote_code: bool) -> tuple[tuple[int,
         return (None,)
     halves = (tuple(range(1, count)), tuple(range(count // 2)), tuple(range(count // 2, count)))
     return (None, *dict.fromkeys(halves))
-
-
-def _default_output(resume: bool) -> Path:
-    from adaptvis.evaluation.output import fresh_folder
-
-    if not resume:
-        return fresh_folder(DEFAULT_OUTPUT)
-    newest, number = DEFAULT_OUTPUT, 2
-    while (candidate := DEFAULT_OUTPUT.with_name(f"{DEFAULT_OUTPUT.name}-{number}")).is_dir():
-        newest, number = candidate, number + 1
-    return newest
 
 
 def _report(model: "Model", tuned: "Tuned", own_folder: Path | None) -> None:

@@ -3,6 +3,7 @@
 import math
 import re
 from dataclasses import dataclass
+from fractions import Fraction
 
 from adaptvis.errors import ConfigError
 
@@ -13,11 +14,13 @@ __all__ = ["ErrorLimit"]
 class ErrorLimit:
     """A share of a task's questions, rounded up, or a number of them.
 
+    A float stands for the decimal that it is written as.
+
     Raises:
         ConfigError: below 0, or a share above 1.
     """
 
-    value: float = 0.05
+    value: Fraction | float = 0.05
     is_share: bool = True
 
     def __post_init__(self) -> None:
@@ -38,11 +41,15 @@ class ErrorLimit:
             raise ConfigError(
                 f"--max-errors takes a share such as 5% or a number such as 20, got {text!r}"
             )
-        return cls(float(match[1]) / 100) if match[1] else cls(int(match[2]), is_share=False)
+        return cls(Fraction(match[1]) / 100) if match[1] else cls(int(match[2]), is_share=False)
 
     def allowed(self, questions: int) -> int:
         """How many of so many questions may fail."""
-        return math.ceil(self.value * questions) if self.is_share else int(self.value)
+        if not self.is_share:
+            return int(self.value)
+        # In binary floats 7 % of 100 is more than 7, which would allow 8.
+        return math.ceil(Fraction(str(self.value)) * questions)
 
     def __str__(self) -> str:
-        return f"{100 * self.value:g}%" if self.is_share else f"{self.value:g}"
+        value = float(self.value)
+        return f"{100 * value:g}%" if self.is_share else f"{value:g}"

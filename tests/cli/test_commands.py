@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -19,8 +20,13 @@ def test_help_and_version(adaptvis: Adaptvis) -> None:
 
     assert adaptvis("--version").out.strip() == __version__
     text = adaptvis("--help").out
-    assert all(command in text for command in ("eval", "tasks", "tune", "train", "doctor"))
-    assert "--resume" in adaptvis("eval", "--help").out
+    commands = ("eval", "report", "tasks", "tune", "reproduce", "train", "serve", "doctor")
+    for command in commands:
+        assert re.search(rf"^\W*{command}  ", text, re.MULTILINE), command
+        assert "Usage: " in adaptvis(command, "--help").out
+    text = " ".join(adaptvis("eval", "--help").out.split())
+    assert all(words in text for words in ("--resume", "report.html", "95 % intervals", "MMVP"))
+    assert "Wilson" not in text
 
 
 def test_tasks_lists_every_task(adaptvis: Adaptvis) -> None:

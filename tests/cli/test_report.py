@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 from cli.conftest import Adaptvis, assert_one_sentence
+from tasks.published import picture, write_jsonl
 
 from adaptvis.attention_map import read_attention_maps
 from adaptvis.cli.models import load_engine
@@ -77,6 +78,48 @@ def test_report_is_written_again_from_the_folder(
         assert isinstance(attention, dict)
         assert attention["layers"] == 4
         assert attention["unsteered"]["shares"] != attention["steered"]["shares"]
+
+
+def test_pictures_of_published_files_are_reopened_where_they_are(
+    adaptvis: Adaptvis, model_folder: Path, tmp_path: Path
+) -> None:
+    # Twelve images with two questions each; without --data the task has none.
+    rows = [
+        {
+            "question_id": number,
+            "image": f"COCO_val2014_{number // 2:012d}.jpg",
+            "text": f"Is there a {'cat' if number % 2 else 'dog'} in the image?",
+            "label": "yes" if number % 2 else "no",
+        }
+        for number in range(24)
+    ]
+    write_jsonl(tmp_path / "pope/coco_pope_popular.json", rows)
+    for number in range(12):
+        picture(tmp_path / f"pope/val2014/COCO_val2014_{number:012d}.jpg")
+    result = adaptvis(
+        *("eval", "-m", model_folder, "-t", "pope-popular", "--data", "pope", "-o", "out"),
+        *("--split", "grouped", "--no-attention"),
+        *("--method", "baseline", "--method", ALPHA.to_json()),
+    )
+    assert result.code == 0, result.err
+    path = Path("out/records.jsonl")
+    lines = [json.loads(line) for line in path.read_text().splitlines()]
+    for number, line in enumerate(lines):
+        line["correct"] = number % 4 in (1, 2)
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    shown = []
+    for command in (("report", "out"), ("report", "out", "-t", "pope-popular")):
+        assert adaptvis(*command).code == 0
+        shown.append(examples_in(Path("out")))
+    assert shown[0]
+    assert shown[0] == shown[1]
+    assert all(e["pictures"] and not e["note"] for e in shown[0])
+
+    Path("pope").rename("moved")
+    assert adaptvis("report", "out").code == 0
+    assert all(not e["pictures"] and "pope" in str(e["note"]) for e in examples_in(Path("out")))
+    assert adaptvis("report", "out", "--data", "moved").code == 0
+    assert examples_in(Path("out")) == shown[0]
 
 
 def test_what_is_missing_is_said(adaptvis: Adaptvis, run: Path, tmp_path: Path) -> None:

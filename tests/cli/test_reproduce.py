@@ -1,6 +1,7 @@
 """`adaptvis reproduce` on a published row over a generated task, with a real model."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -54,6 +55,17 @@ def test_a_row_is_run_and_compared(adaptvis: Adaptvis) -> None:
     assert_one_sentence(adaptvis(*run), "already holds results")
 
 
+def test_without_an_output_resume_goes_on_in_the_last_folder(adaptvis: Adaptvis) -> None:
+    run = ("reproduce", "base-tiny", "--limit", 4, "--batch-size", 2)
+    assert adaptvis(*run).code == 0
+    folder = Path("adaptvis-reproduction-base-tiny")
+    lines = (folder / "records.jsonl").read_bytes().splitlines(keepends=True)
+    (folder / "records.jsonl").write_bytes(b"".join(lines[:2]))
+    assert adaptvis(*run, "--resume").code == 0
+    assert (folder / "records.jsonl").read_bytes() == b"".join(lines)
+    assert [p.name for p in Path().iterdir()] == [folder.name]
+
+
 def test_another_checkpoint_is_named_as_a_difference(
     adaptvis: Adaptvis, model_folder: Path
 ) -> None:
@@ -62,6 +74,26 @@ def test_another_checkpoint_is_named_as_a_difference(
     stored = json.loads(Path("out/comparison.json").read_text())
     assert stored["differs"][0] == f"model random-tiny instead of {SHORTCUT}"
     assert len(stored["comparisons"]) == 1
+
+
+def test_where_every_question_failed_there_is_nothing_to_compare(
+    adaptvis: Adaptvis, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    row = PUBLISHED["scalingvis-tiny"]
+    for name in ("scalingvis-mine", "base-mine"):
+        config = row.config if name.startswith("scaling") else None
+        mine = replace(row, name=name, task="mine.jsonl", config=config)
+        monkeypatch.setitem(PUBLISHED, name, mine)
+    entry = {"image": "gone.png", "question": "Where?", "answer": "left"}
+    (tmp_path / "mine.jsonl").write_text(json.dumps(entry))
+    for name in ("scalingvis-mine", "base-mine"):
+        result = adaptvis("reproduce", name, "-o", name)
+        assert result.code == 2
+        assert "Traceback" not in result.err
+        sentence = result.err.splitlines()[-1]
+        assert sentence.startswith("error: No question of the task mine could be asked")
+        assert sentence.endswith("gone.png does not exist")
+        assert Path(name, "records.jsonl").is_file()
 
 
 def test_the_list_says_what_can_be_run_and_why_not(adaptvis: Adaptvis) -> None:

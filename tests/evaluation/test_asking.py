@@ -200,10 +200,20 @@ def test_the_first_batch_size_goes_by_the_engine() -> None:
 
 @pytest.mark.parametrize(
     ("text", "questions", "allowed"),
-    [("5%", 100, 5), ("5%", 101, 6), ("5 %", 3, 1), ("0", 100, 0), ("0%", 9, 0), ("12", 5, 12)],
+    [
+        *(("5%", 100, 5), ("5%", 101, 6), ("5 %", 3, 1), ("0", 100, 0), ("0%", 9, 0)),
+        *(("7%", 100, 7), ("0.7%", 1000, 7), ("29%", 100, 29), ("100%", 9, 9), ("12", 5, 12)),
+    ],
 )
 def test_error_limits(text: str, questions: int, allowed: int) -> None:
     assert ErrorLimit.parse(text).allowed(questions) == allowed
+
+
+def test_a_share_is_exact() -> None:
+    for percent in range(101):
+        assert ErrorLimit.parse(f"{percent}%").allowed(100) == percent
+        assert ErrorLimit(percent / 100).allowed(100) == percent
+        assert str(ErrorLimit.parse(f"{percent}%")) == f"{percent}%"
 
 
 @pytest.mark.parametrize("text", ["", "many", "-1", "101%", "0.5", "5%%"])

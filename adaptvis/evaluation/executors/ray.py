@@ -6,6 +6,7 @@ in the order of the questions, so the records are those of a local run.
 
 import os
 import socket
+import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -22,6 +23,7 @@ __all__ = ["RayExecutor"]
 _MOST_ATTEMPTS = 3
 # One batch is answered while the next one is on its way.
 _BATCHES_PER_WORKER = 2
+_SECONDS_TO_RESTART = 1.0
 
 
 class _Worker:
@@ -101,7 +103,9 @@ class RayExecutor:
         )
         self._workers = [worker.remote(load, batch_size) for _ in range(count)]
         # All of them, so that they load at the same time and a failure is found now.
-        self._description = self._get([worker.describe.remote() for worker in self._workers])[0]
+        loading = [(worker, worker.describe.remote()) for worker in self._workers]
+        descriptions = [self._loaded(worker, reference) for worker, reference in loading]
+        self._description = descriptions[0]
         self._batch_size = int(self._description["batch_size"])
 
     def ask(self, samples: Sequence[Sample], request: Request) -> Iterator[list[Outcome]]:
@@ -153,6 +157,27 @@ class RayExecutor:
                 "address of a running one"
             ) from None
 
+    def _loaded(self, worker: Any, reference: Any) -> dict[str, str]:
+        """What a worker says of its model; where it died of loading, Ray starts it again."""
+        for attempt in range(1, _MOST_ATTEMPTS + 1):
+            try:
+                description: dict[str, str] = self._get(reference)
+            except self._ray.exceptions.RayTaskError:
+                raise
+            except self._ray.exceptions.RayError as problem:
+                if attempt == _MOST_ATTEMPTS:
+                    raise AdaptVisError(
+                        f"A worker died {_MOST_ATTEMPTS} times while it loaded the model "
+                        f"({type(problem).__name__}); look at Ray's logs for the cause, often too "
+                        "little memory, and give fewer --workers"
+                    ) from None
+                # A call before Ray has noticed the death fails of that death, too.
+                time.sleep(_SECONDS_TO_RESTART)
+                reference = worker.describe.remote()
+            else:
+                return description
+        raise AssertionError("unreachable")
+
     def _send(self, batch: _Batch, turn: int, request: Any) -> None:
         batch.worker = turn % len(self._workers)
         batch.attempts += 1
@@ -163,7 +188,10 @@ class RayExecutor:
         while True:
             try:
                 outcomes: list[Outcome] = self._get(batch.reference)
-            except self._ray.exceptions.RayActorError:
+            except self._ray.exceptions.RayTaskError:
+                raise
+            except self._ray.exceptions.RayError:
+                # Dead, killed for its memory, or on a machine that is gone.
                 if batch.attempts == _MOST_ATTEMPTS:
                     raise AdaptVisError(
                         f"{_MOST_ATTEMPTS} workers died on one batch of {len(batch.samples)} "

@@ -19,7 +19,7 @@ from adaptvis.evaluation.records import Record, read_records
 from adaptvis.evaluation.report.document import write_report
 from adaptvis.evaluation.report.examples import PER_DIRECTION
 from adaptvis.evaluation.summary import read_summary
-from adaptvis.tasks import Sample, Task, get_task
+from adaptvis.tasks import TASKS, Sample, Task, get_task
 
 __all__ = ["ATTENTION", "Reopened", "rebuild_report", "write_attention"]
 
@@ -39,12 +39,17 @@ def write_attention(folder: Path, maps: Mapping[AnswerKey, AttentionMap]) -> Pat
 
 
 def rebuild_report(
-    folder: Path, *, tasks: Iterable[Task] = (), examples: int = PER_DIRECTION
+    folder: Path,
+    *,
+    tasks: Iterable[Task] = (),
+    data: str | None = None,
+    examples: int = PER_DIRECTION,
 ) -> Path:
     """Write `report.html` again from `run.json`, `summary.json` and `records.jsonl`.
 
     Args:
         tasks: where to reopen pictures; others are looked up by the names in `run.json`.
+        data: where the published files are; by default where `run.json` says.
         examples: shown per model, task, method and direction.
 
     Raises:
@@ -61,7 +66,7 @@ def rebuild_report(
             records,
             run=run,
             engines=engines,
-            open_pictures=Reopened(run, tasks),
+            open_pictures=Reopened(run, tasks, data=data),
             attention=read_attention_maps(folder / ATTENTION),
             examples=examples,
         )
@@ -76,13 +81,19 @@ class Reopened:
 
     Args:
         run: the content of `run.json`; a task whose data has changed since is not used.
-        tasks: by object; others are looked up by name.
+        tasks: by object; others are looked up by name, with the data and split of the run.
+        data: in place of the run's.
     """
 
-    def __init__(self, run: Mapping[str, Any], tasks: Iterable[Task] = ()) -> None:
+    def __init__(
+        self, run: Mapping[str, Any], tasks: Iterable[Task] = (), *, data: str | None = None
+    ) -> None:
         self._given = {task.name: task for task in tasks}
         self._sources = {task["name"]: task.get("source") for task in run.get("tasks", ())}
         self._part = run.get("part", "test")
+        # Only what was given: other tasks take none of these.
+        options = {"data": data or run.get("data"), "split": run.get("split")}
+        self._options = {name: value for name, value in options.items() if value is not None}
         self._samples: dict[str, Callable[[str], Sample]] = {}
 
     def __call__(self, record: Record) -> tuple[Image, ...]:
@@ -105,11 +116,14 @@ class Reopened:
 
     def _load(self, name: str) -> Callable[[str], Sample]:
         try:
-            task = self._given.get(name) or get_task(name)
+            find: Callable[..., Task] = get_task
+            task = self._given.get(name) or find(name, **self._options)
             if self._sources.get(name) not in (None, task.source):
                 raise DataError(f"the data of task {name!r} is not what the run was asked with")
             samples = {sample.id: sample for sample in task.load(None, self._part)}
-        except ConfigError:
+        except ConfigError as error:
+            if name in TASKS:
+                return _refusing(str(error))
             problem = f"task {name!r} is not known by that name; name its file with --task"
             return _refusing(problem)
         except AdaptVisError as error:

@@ -109,6 +109,47 @@ def test_a_batch_that_kills_every_worker_ends_the_run(whole: bytes, tmp_path: Pa
 
 
 @pytest.mark.usefixtures("cluster")
+def test_a_worker_that_dies_while_loading_is_started_again(tmp_path: Path) -> None:
+    def load_engine(deaths: int) -> ScriptedEngine:
+        if len(list(tmp_path.iterdir())) < deaths:
+            (tmp_path / str(os.getpid())).touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+        return ScriptedEngine()
+
+    executor = RayExecutor(workers=1)
+    executor.open(partial(load_engine, 2), 7)
+    assert len(list(tmp_path.iterdir())) == 2
+    assert executor.describe()["batch_size"] == "7"
+    with pytest.raises(AdaptVisError, match="A worker died 3 times while it loaded") as raised:
+        executor.open(partial(load_engine, 99), 7)
+    assert 2 < len(list(tmp_path.iterdir())) <= 5
+    assert "\n" not in str(raised.value)
+    assert not isinstance(raised.value, ray.exceptions.RayError)
+    executor.close()
+
+
+@pytest.mark.usefixtures("cluster")
+def test_a_batch_lost_in_any_way_is_asked_again(
+    whole: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    executor = RayExecutor(workers=2)
+    usual, lost = ray.get, []
+
+    def get(reference: object) -> object:
+        found = usual(reference)
+        if isinstance(found, list) and len(lost) < 2:
+            lost.append(reference)
+            # What Ray's memory monitor leaves of a worker: no RayActorError.
+            raise ray.exceptions.OutOfMemoryError("killed")
+        return found
+
+    monkeypatch.setattr(ray, "get", get)
+    evaluate(plan(), lambda m: ScriptedEngine(), tmp_path / "run", executor=executor)
+    assert len(lost) == 2
+    assert (tmp_path / "run" / "records.jsonl").read_bytes() == whole
+
+
+@pytest.mark.usefixtures("cluster")
 def test_errors_of_a_worker_arrive_as_they_are(tmp_path: Path) -> None:
     def fail() -> ScriptedEngine:
         raise AdaptVisError("no such model")
