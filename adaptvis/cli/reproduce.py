@@ -175,7 +175,7 @@ def _report(row: "Published", plan: Any, run: "Run", task: "Task", folder: Path)
             f"first error: {first_error}"
         )
     comparisons = compare(row, records, task, seed=plan.seed)
-    differences = _differences(row, plan)
+    differences = [*_differences(row, plan), *_missing_questions(task)]
     write_atomically(
         folder / COMPARISON,
         json.dumps(
@@ -258,6 +258,17 @@ def _differences(row: "Published", plan: Any) -> list[str]:
         if ours != theirs:
             found.append(f"{what} {ours} instead of {theirs}")
     return found
+
+
+def _missing_questions(task: "Task") -> list[str]:
+    """Whether the data hold another number of questions than were published."""
+    from adaptvis.tasks import TASKS
+
+    published = TASKS[task.name].questions if task.name in TASKS else None
+    found = len(task.load(part="all"))
+    if published in (None, found):
+        return []
+    return [f"{found} questions in the data instead of {published}"]
 
 
 def _list() -> None:

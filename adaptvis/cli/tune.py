@@ -1,5 +1,6 @@
 """`adaptvis tune`: find a model's settings on validation questions."""
 
+import shlex
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, cast
@@ -137,7 +138,7 @@ def tune(
     * `adaptvis tune -m my-model -t 2ds-prior-balanced --layers all --layers 1-3`
     * `adaptvis eval -m my-model --method baseline --preset adaptvis-tuning/adaptvis.yaml`
     """
-    from adaptvis.cli.models import check_engine, load_engine, resolve_model
+    from adaptvis.cli.models import check_engine, embedded_models, load_engine, resolve_model
     from adaptvis.cli.progress import Bars
     from adaptvis.tasks import get_task
     from adaptvis.tuning import DEFAULT_ALPHAS, Grid
@@ -153,7 +154,9 @@ def tune(
     options = {"data": data, "split": split}
     chosen_task = find(task, **{k: v for k, v in options.items() if v is not None})
     resolved = resolve_model(model)
-    own_folder = resolved.folder if output is None else None
+    # What comes with the package stays as it is: the README's figures are made with it.
+    embedded = resolved.name in embedded_models()
+    own_folder = resolved.folder if output is None and not embedded else None
     if own_folder is not None:
         check_writable(own_folder)
     plan = TuningPlan(
@@ -194,7 +197,8 @@ def tune(
     except KeyboardInterrupt:
         note(f"interrupted; finish with the same options and --resume --output {folder}")
         raise typer.Exit(130) from None
-    _report(resolved, tuned, own_folder)
+    data_options = [x for k, v in options.items() if v is not None for x in (f"--{k}", v)]
+    _report(["-m", model, "-t", task, *data_options], tuned, own_folder)
 
 
 def _check_choices(*, part: str, rows: str, prompts: str) -> None:
@@ -242,7 +246,7 @@ def _default_layers(model: "Model", trust_remote_code: bool) -> tuple[tuple[int,
     return (None, *dict.fromkeys(halves))
 
 
-def _report(model: "Model", tuned: "Tuned", own_folder: Path | None) -> None:
+def _report(asked: list[str], tuned: "Tuned", own_folder: Path | None) -> None:
     from adaptvis.evaluation.tables import plain
     from adaptvis.presets import MODEL_PRESETS_FILE
     from adaptvis.tuning.run import PLOT
@@ -264,6 +268,6 @@ def _report(model: "Model", tuned: "Tuned", own_folder: Path | None) -> None:
     if own_folder is not None:
         stored = plain(str(own_folder / MODEL_PRESETS_FILE), 500)
         console.print("The settings also went to ", stored, sep="", soft_wrap=True)
-    use = f"adaptvis eval -m {model.name} --method baseline"
-    presets = " ".join(f"--preset {tuned.folder / name}.yaml" for name in names)
-    console.print(f"Use them: {use} {presets}", markup=False, soft_wrap=True)
+    presets = [part for name in names for part in ("--preset", f"{tuned.folder / name}.yaml")]
+    use = shlex.join(["adaptvis", "eval", *asked, "--method", "baseline", *presets])
+    console.print(f"Use them: {use}", markup=False, soft_wrap=True)

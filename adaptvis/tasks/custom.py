@@ -45,13 +45,17 @@ def _load(path: Path, part: Part) -> list[Sample]:
     folder = path.parent.resolve()
     samples = []
     parts: set[str] = set()
-    for entry in read_jsonl(path):
+    entries = list(read_jsonl(path))
+    # Where some lines have a category, the others must not look like the total.
+    categories = any("category" in entry.fields for entry in entries)
+    without = "no category" if categories else "all questions"
+    for entry in entries:
         # The line's number names a question that has no id of its own.
         number = entry.where.rpartition(" ")[2]
         of_part = _part(entry)
         parts.add(of_part)
         if part in ("all", of_part):
-            samples.append(_sample(entry, folder, number))
+            samples.append(_sample(entry, folder, number, without))
     if not samples and parts:
         raise DataError(
             f'{path} has no line with "part": "{part}"; mark some, or ask for part '
@@ -70,7 +74,7 @@ def _part(entry: Entry) -> str:
     return str(part)
 
 
-def _sample(entry: Entry, folder: Path, number: str) -> Sample:
+def _sample(entry: Entry, folder: Path, number: str, without: str) -> Sample:
     where = entry.where
     names = entry.texts("images" if "images" in entry.fields else "image")
     gold = entry.texts("answers" if "answers" in entry.fields else "answer")
@@ -88,7 +92,7 @@ def _sample(entry: Entry, folder: Path, number: str) -> Sample:
         prompt=question[0],
         images=pictures_in(folder, names, where),
         gold=gold,
-        category=str(entry.fields.get("category", "all questions")),
+        category=str(entry.fields.get("category", without)),
         image_id="|".join(names),
         candidates=options,
         object_count=count,

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 from cli.conftest import Adaptvis, assert_one_sentence
 
+from adaptvis.cli.models import CONVERGED, resolve_model
 from adaptvis.config import load_config
 from adaptvis.evaluation import read_records
 from adaptvis.presets import find_config, load_model_presets
@@ -102,11 +103,22 @@ def test_without_an_output_the_model_gets_the_settings(adaptvis: Adaptvis, tmp_p
     assert "The settings also went to mine/adaptvis.json" in result.out
     own = json.loads(Path("mine/adaptvis.json").read_text())
     assert own == json.loads(Path("adaptvis-tuning/adaptvis.json").read_text())
+    assert f"Use them: adaptvis eval -m mine -t {TASK} --method baseline --preset" in result.out
     assert adaptvis(*run, "--no-test").code == 0
     assert Path("adaptvis-tuning-2/sweep.jsonl").is_file()
     # What was stored beside the weights does not make them another model.
     resumed = adaptvis(*run, "--no-test", "--resume")
     assert resumed.code == 0, resumed.err
+
+
+def test_the_embedded_models_keep_their_settings(adaptvis: Adaptvis) -> None:
+    stored = Path(resolve_model(CONVERGED).source) / "adaptvis.json"
+    before = stored.read_bytes()
+    run = ("tune", "-m", CONVERGED, "-t", TASK, "--limit", 54, "--alphas", "1,2")
+    result = adaptvis(*run, "--layers", "all", "--no-test")
+    assert result.code == 0, result.err
+    assert "also went" not in result.out
+    assert stored.read_bytes() == before
 
 
 def test_presets_by_text(tmp_path: Path) -> None:

@@ -32,7 +32,7 @@ def test_optional_fields_are_read(tmp_path: Path) -> None:
         "object_count": 3,
     }
     first, second = get_task(write(tmp_path / "d", GOOD, "", full)).load()
-    assert (first.id, first.category, first.gold) == ("1", "all questions", ("left",))
+    assert (first.id, first.category, first.gold) == ("1", "no category", ("left",))
     assert [(i.mode, i.size) for i in first.query().images] == [("RGB", (8, 6))]
     assert (second.id, second.category, second.object_count) == ("q7", "cups", 3)
     assert second.candidates == ("left", "right")
@@ -41,6 +41,7 @@ def test_optional_fields_are_read(tmp_path: Path) -> None:
 
 def test_parts(tmp_path: Path) -> None:
     task = get_task(write(tmp_path / "d", GOOD, {**GOOD, "part": "validation"}))
+    assert {s.category for s in task.load(part="all")} == {"all questions"}
     assert [s.id for s in task.load()] == ["1"]
     assert [s.id for s in task.load(part="validation")] == ["2"]
     only_test = get_task(write(tmp_path / "d", GOOD))

@@ -192,7 +192,7 @@ def _charts(
                 reliability_diagram(calibrations, methods),
                 "Accuracy of each method against the model's confidence before steering, in ten "
                 "bins; the dashed line is perfect calibration. Below, questions per bin; bins of "
-                "fewer than ten questions are not drawn.",
+                "fewer than ten questions are not drawn where others hold more.",
             )
         )
     return charts
