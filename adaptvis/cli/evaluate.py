@@ -1,7 +1,6 @@
 """`adaptvis eval`: models on tasks under steering methods."""
 
 import time
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, cast
 
@@ -253,24 +252,30 @@ def evaluate_command(
     # Where shards are merged or the workers are elsewhere, no model fits here for certain.
     here = executor == "local" and not merge
     kept = KeptEngine(load) if attention and engine == "hf" and here else None
-    finish = partial(report, scoring=SCORINGS[SCORINGS.index(scoring)], engines=kept)
     started = time.monotonic()
-    if merge:
-        run = merge_shards(plan, merge, folder, resume=resume)
-        finish(plan, run, folder, examples, time.monotonic() - started)
-        return
     try:
-        with Bars() as bars:
-            run = evaluate(
-                plan,
-                kept or load,
-                folder,
-                resume=resume,
-                progress=lambda m, t, done, total: bars.show(f"{m}  {t}", done, total),
-                max_errors=most_errors,
-                executor=running,
-            )
+        if merge:
+            run = merge_shards(plan, merge, folder, resume=resume)
+        else:
+            with Bars() as bars:
+                run = evaluate(
+                    plan,
+                    kept or load,
+                    folder,
+                    resume=resume,
+                    progress=lambda m, t, done, total: bars.show(f"{m}  {t}", done, total),
+                    max_errors=most_errors,
+                    executor=running,
+                )
+        report(
+            plan,
+            run,
+            folder,
+            examples,
+            time.monotonic() - started,
+            scoring=SCORINGS[SCORINGS.index(scoring)],
+            engines=kept,
+        )
     except KeyboardInterrupt:
         note(f"interrupted; finish with the same options and --resume --output {folder}")
         raise typer.Exit(130) from None
-    finish(plan, run, folder, examples, time.monotonic() - started)

@@ -44,6 +44,7 @@ def report(
     Raises:
         OutputError: a file cannot be written.
     """
+    from adaptvis.cli.progress import working
     from adaptvis.evaluation.failures import count_failures
     from adaptvis.evaluation.output import RECORDS, SUMMARY
     from adaptvis.evaluation.plots import plot_object_counts
@@ -51,15 +52,16 @@ def report(
     from adaptvis.evaluation.tables import examples_table, overview_table, plain
     from adaptvis.evaluation.tables import report as table_of
 
-    summary = summarise(
-        run.records,
-        seed=plan.seed,
-        scoring=scoring,
-        metrics={task.name: task.metrics for task in plan.tasks if task.metrics is not None},
-    )
-    failures = count_failures(run.records)
-    write_summary(summary, folder, run=run.configuration, engines=run.engines, errors=failures)
-    plotted = plot_object_counts(summary, folder / PLOT)
+    with working("summarising"):
+        summary = summarise(
+            run.records,
+            seed=plan.seed,
+            scoring=scoring,
+            metrics={task.name: task.metrics for task in plan.tasks if task.metrics is not None},
+        )
+        failures = count_failures(run.records)
+        write_summary(summary, folder, run=run.configuration, engines=run.engines, errors=failures)
+        plotted = plot_object_counts(summary, folder / PLOT)
     console = out()
     for model, task in summary.pairs():
         console.print(table_of(summary, model, task))
@@ -89,7 +91,8 @@ def _write_html(
     folder: Path,
     engines: "KeptEngine | None",
 ) -> Path:
-    from adaptvis.evaluation.report import write_attention, write_report
+    from adaptvis.cli.progress import working
+    from adaptvis.evaluation.report import REPORT, write_attention, write_report
     from adaptvis.evaluation.summary import read_summary
 
     samples = {(name, s.id): s for name, of in run.samples.items() for s in of}
@@ -104,10 +107,12 @@ def _write_html(
         open_pictures=lambda record: samples[record.task, record.id].images(),
     )
     # Before a model is asked again, which may fail or be interrupted.
-    page = write()
+    with working(f"writing {REPORT}"):
+        page = write()
     if engines is not None and (maps := _attention(plan, run, summary, samples, engines)):
         write_attention(folder, maps)
-        page = write(attention=maps)
+        with working(f"writing {REPORT} with attention maps"):
+            page = write(attention=maps)
     return page
 
 

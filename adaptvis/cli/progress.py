@@ -1,4 +1,4 @@
-"""Progress bars on stderr, shown from the first finished batch on: an error before has none."""
+"""Progress on stderr: bars, shown from the first finished batch on, and a spinner."""
 
 from rich.progress import (
     BarColumn,
@@ -9,14 +9,24 @@ from rich.progress import (
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
+from rich.status import Status
+from rich.text import Text
 
 from adaptvis.cli.console import progress_console
 
-__all__ = ["Bars"]
+__all__ = ["Bars", "working"]
+
+
+def working(doing: str) -> Status:
+    """A context manager: on a terminal, a spinner beside what takes a while; gone at its end."""
+    return Status(Text(doing), console=progress_console())
 
 
 class Bars:
-    """One bar per name; a context manager that leaves them standing."""
+    """One bar per name; a context manager that leaves them standing.
+
+    None is shown before the first batch is done: an error before it is a single line.
+    """
 
     def __init__(self) -> None:
         self._bars = Progress(

@@ -106,3 +106,16 @@ def test_merging_loads_no_model(adaptvis: Adaptvis, loaded: list[str]) -> None:
     assert loaded == [SHORTCUT, SHORTCUT]
     assert maps_in("out")
     assert not any(maps_in("out"))
+
+
+def test_an_interrupted_summary_is_finished_by_resuming(
+    adaptvis: Adaptvis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = (*RUN, "-m", SHORTCUT, "--no-attention")
+    with monkeypatch.context() as interrupted:
+        interrupted.setattr("adaptvis.evaluation.summary.summarise", raising(KeyboardInterrupt()))
+        result = adaptvis(*run)
+    assert result.code == 130
+    assert "--resume --output adaptvis-results" in result.err
+    assert adaptvis(*run, "--resume").code == 0
+    assert maps_in("adaptvis-results")

@@ -116,8 +116,8 @@ class Reopened:
 
     def _load(self, name: str) -> Callable[[str], Sample]:
         try:
-            get: Callable[..., Task] = get_task
-            task = self._given.get(name) or get(name, **self._options)
+            look_up: Callable[..., Task] = get_task
+            task = self._given.get(name) or look_up(name, **self._options)
             if self._sources.get(name) not in (None, task.source):
                 raise DataError(f"the data of task {name!r} is not what the run was asked with")
             samples = {sample.id: sample for sample in task.load(None, self._part)}
