@@ -261,12 +261,13 @@ def _differences(row: "Published", plan: Any) -> list[str]:
 
 
 def _missing_questions(task: "Task") -> list[str]:
-    """Whether the data hold another number of questions than were published."""
+    """Whether a benchmark's files hold another number of questions than were published."""
     from adaptvis.tasks import TASKS
+    from adaptvis.tasks.benchmark import Benchmark
 
-    published = TASKS[task.name].questions if task.name in TASKS else None
-    found = len(task.load(part="all"))
-    if published in (None, found):
+    listed = TASKS.get(task.name)
+    published = listed.questions if isinstance(listed, Benchmark) else None
+    if published is None or (found := len(task.load(part="all"))) == published:
         return []
     return [f"{found} questions in the data instead of {published}"]
 

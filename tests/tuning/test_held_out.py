@@ -21,6 +21,7 @@ PAIRS = Task(
     "",
     lambda part: [],
     metrics=mmvp_metrics,
+    joined_by="pair",
 )
 
 
