@@ -17,6 +17,7 @@ from rich.console import Console
 from adaptvis.errors import OutputError
 from adaptvis.evaluation import Record, evaluate
 from adaptvis.evaluation.plots import plot_object_counts
+from adaptvis.evaluation.report import write_report
 from adaptvis.evaluation.results import Torn
 from adaptvis.evaluation.summary import Summary, read_summary, summarise, write_summary
 from adaptvis.evaluation.tables import (
@@ -176,6 +177,8 @@ def test_torn_pairs_are_told(tmp_path: Path) -> None:
     assert "use --part all or --split grouped" in shown
     write_summary(summary, tmp_path, run={}, engines={})
     assert read_summary(tmp_path)[0] == summary
+    page = write_report(tmp_path, summary, made, run={}, engines={}).read_text(encoding="utf-8")
+    assert "1 of 49 questions lack their partner" in page
     whole = summarise(made[:48], metrics={"mmvp": mmvp_metrics})
     assert whole.torn == ()
     assert "partner" not in rendered(metrics_table(whole, "m", "mmvp"))

@@ -24,6 +24,7 @@ from adaptvis.evaluation.results import (
     MetricGain,
     PairedGain,
     Summary,
+    Torn,
 )
 
 __all__ = ["BranchRow", "Chart", "MethodRow", "PairView", "pair_view"]
@@ -83,6 +84,7 @@ class PairView:
     branches: tuple[BranchRow, ...]
     charts: tuple[Chart, ...]
     left_out: tuple[LeftOut, ...]
+    torn: tuple[Torn, ...]
     groups: tuple[tuple[str, tuple[tuple[Accuracy, ...], ...]], ...] = field(default=())
 
 
@@ -126,6 +128,7 @@ def pair_view(
         ),
         charts=tuple(_charts(summary, model, task, methods, groups, configs)),
         left_out=tuple(i for i in summary.left_out if (i.model, i.task) == (model, task)),
+        torn=tuple(t for t in summary.torn if (t.model, t.task) == (model, task)),
         groups=tuple(groups),
     )
 
