@@ -191,7 +191,7 @@ def evaluate_command(
 
     Without options: the two embedded models (one converged, one that learned a text shortcut) on
     2DS and on scenes whose answers ignore or contradict the shortcut, with the settings tuned on
-    validation data. Takes less than three minutes on two CPU cores.
+    validation data. Takes about three minutes on two CPU cores.
 
     Every answer goes to records.jsonl as it is given: an interrupted run is finished with --resume
     and ends in the same records. Accuracies and gains come with 95 % intervals; gains are paired
