@@ -34,7 +34,7 @@ app = typer.Typer(
     help="""Inference-time attention steering for vision-language models.
 
     Start with `adaptvis eval`: without arguments it evaluates two small embedded models
-    in under three minutes on a CPU, one that steering does not help and one that it does, and
+    in about three minutes on a CPU, one that steering does not help and one that it does, and
     writes a page to look at, report.html. Then `adaptvis tune` finds a model's own settings, and
     `adaptvis reproduce --list` shows which published figures can be run again.""",
 )
