@@ -139,8 +139,8 @@ class Benchmark:
             return Data(Path(data).expanduser())
         if usual is None:
             raise DataError(
-                f"Task {self.name!r} needs its data: give a folder or hf:org/name as data, or set "
-                f"{DATA_ROOT}. {self._one_line()}"
+                f"Task {self.name!r} needs its data: give --data (data= in Python) a folder or "
+                f"hf:org/name, or set {DATA_ROOT}. {self._one_line()}"
             )
         return Data(usual)
 

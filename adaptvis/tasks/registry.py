@@ -124,7 +124,7 @@ _OWN = (
     ),
     _OwnParts(
         *("custom", "your own questions in a .jsonl file, images beside it", None, "your file"),
-        "give the path of your .jsonl file as data, or as the task's name. One object per line:\n"
+        "give the path of your .jsonl file to --data, or as the task's name. One object per line:\n"
         '  {"image": "cup.png", "question": "Where is the cup?", "answer": "left", '
         '"options": ["left", "right"]}\n'
         "Optional: images (a list), answers (a list), options, category, id, object_count, and\n"
