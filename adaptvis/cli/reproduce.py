@@ -2,13 +2,13 @@
 
 import json
 from collections import defaultdict
-from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
 from adaptvis.cli.console import note, out
+from adaptvis.cli.evaluation_options import tasks_of
 from adaptvis.cli.outputs import default_output
 from adaptvis.errors import ConfigError, DataError, unknown_name
 
@@ -105,7 +105,7 @@ def reproduce(
     from adaptvis.evaluation import Method, ModelPlan, Plan, evaluate
     from adaptvis.evaluation.output import check_output
     from adaptvis.evaluation.published import published_row
-    from adaptvis.tasks import PARTS, PROMPTS, get_task
+    from adaptvis.tasks import PARTS, PROMPTS
 
     row = published_row(name)
     dtype = dtype or row.dtype
@@ -120,8 +120,7 @@ def reproduce(
             f"The row {name} is of the published questions of {row.task}, and without --data they "
             "would be generated; give their folder or hf:org/name"
         )
-    find: Callable[..., Task] = get_task
-    task = find(row.task) if data is None else find(row.task, data=data)
+    (task,) = tasks_of([row.task], data=data)
     resolved = resolve_model(model or str(row.model))
     methods = [Method("baseline")]
     if row.config is not None:

@@ -1,20 +1,20 @@
 """`adaptvis tune`: find a model's settings on validation questions."""
 
 import shlex
-from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
 from adaptvis.cli.console import note, out
+from adaptvis.cli.evaluation_options import given, tasks_of
 from adaptvis.cli.outputs import default_output
 from adaptvis.errors import ConfigError, unknown_name
 
 if TYPE_CHECKING:
     from adaptvis.cli.models import Model
     from adaptvis.config import Rows
-    from adaptvis.tasks import Part, Prompts, Task
+    from adaptvis.tasks import Part, Prompts
     from adaptvis.tuning.run import Tuned
 
 __all__ = ["tune"]
@@ -140,7 +140,6 @@ def tune(
     """
     from adaptvis.cli.models import check_engine, embedded_models, load_engine, resolve_model
     from adaptvis.cli.progress import Bars
-    from adaptvis.tasks import get_task
     from adaptvis.tuning import DEFAULT_ALPHAS, Grid
     from adaptvis.tuning.run import TuningPlan
     from adaptvis.tuning.run import tune as run_tuning
@@ -150,9 +149,7 @@ def tune(
     _check_choices(part=part, rows=rows, prompts=prompts)
     if seed < 0:
         raise ConfigError(f"The seed must not be negative, got {seed}")
-    find: Callable[..., Task] = get_task
-    options = {"data": data, "split": split}
-    chosen_task = find(task, **{k: v for k, v in options.items() if v is not None})
+    (chosen_task,) = tasks_of([task], data=data, split=split)
     resolved = resolve_model(model)
     # What comes with the package stays as it is: the README's figures are made with it.
     embedded = resolved.name in embedded_models()
@@ -197,7 +194,8 @@ def tune(
     except KeyboardInterrupt:
         note(f"interrupted; finish with the same options and --resume --output {folder}")
         raise typer.Exit(130) from None
-    data_options = [x for k, v in options.items() if v is not None for x in (f"--{k}", v)]
+    typed = given(data=data, split=split)
+    data_options = [part for name, value in typed for part in (f"--{name}", value)]
     _report(["-m", model, "-t", task, *data_options], tuned, own_folder)
 
 

@@ -30,6 +30,7 @@ from adaptvis.errors import (
 from adaptvis.hf.cache import recording_past, sequence_length
 from adaptvis.hf.families import family_for
 from adaptvis.hf.patch import steer
+from adaptvis.model_inputs import model_source, prompt_text
 from adaptvis.steering.policy import confidence_of
 from adaptvis.steering.spans import steered_rows
 
@@ -77,15 +78,7 @@ class HFEngine:
         device = device or ("cuda" if torch.cuda.is_available() else "cpu")
         if dtype == "auto" and device == "cpu":
             dtype = "float32"
-        source = str(model)
-        path = Path(source)
-        looks_local = source.startswith((".", "/", "~")) or path.exists()
-        if looks_local and not (path.expanduser() / "config.json").is_file():
-            raise CheckpointError(
-                f"No model at {source}: a directory with config.json, weights and processor files "
-                "is expected"
-            )
-        source = str(path.expanduser()) if looks_local else source
+        source = model_source(str(model))
         try:
             family_for(AutoConfig.from_pretrained(source, trust_remote_code=trust_remote_code))
             processor = AutoProcessor.from_pretrained(source, trust_remote_code=trust_remote_code)
@@ -182,7 +175,7 @@ class HFEngine:
 
     def encode(self, queries: Sequence[Query]) -> dict[str, Tensor]:
         """Processor outputs for a batch, padded on the left."""
-        texts = [self._text(query) for query in queries]
+        texts = [prompt_text(self.processor, query, self.source) for query in queries]
         images = [list(query.images) for query in queries]
         try:
             inputs = self.processor(
@@ -206,20 +199,6 @@ class HFEngine:
             if isinstance(tensor, Tensor) and tensor.is_floating_point():
                 inputs[name] = tensor.to(self.model.dtype)
         return dict(inputs)
-
-    def _text(self, query: Query) -> str:
-        if query.raw:
-            return query.prompt
-        content = [{"type": "image"} for _ in query.images]
-        messages = [{"role": "user", "content": [*content, {"type": "text", "text": query.prompt}]}]
-        if getattr(self.processor, "chat_template", None) is None:
-            raise PromptError(
-                f"The processor of {self.source} has no chat template; send raw prompts with the "
-                "image placeholders in place"
-            )
-        return str(
-            self.processor.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
-        )
 
     def _by_length(self, inputs: dict[str, Tensor]) -> list[list[int]]:
         """Prompts of equal length together; one group where no prefill can be shared anyway."""

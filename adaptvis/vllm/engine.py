@@ -21,6 +21,7 @@ from vllm.v1.engine.input_processor import InputProcessor
 from adaptvis.config import NormRescale, SteeringConfig
 from adaptvis.engine import Answer, Query
 from adaptvis.errors import CheckpointError, ConfigError, PromptError, UnsupportedError
+from adaptvis.model_inputs import model_source, prompt_text
 from adaptvis.vllm.offline import Decision, decisions
 from adaptvis.vllm.parameters import FIELD, extra_args
 from adaptvis.vllm.plugin import DISABLE
@@ -80,7 +81,7 @@ class VLLMEngine:
         """
         if dtype not in _DTYPES:
             raise ConfigError(f"dtype must be one of {', '.join(_DTYPES)}, got {dtype!r}")
-        source = _source(str(model))
+        source = model_source(str(model))
         # Raw log-probabilities are the confidence of unsteered requests.
         settings: dict[str, Any] = {"max_model_len": -1, "use_tqdm_on_load": False} | options
         settings |= {"logprobs_mode": "raw_logprobs"}
@@ -194,7 +195,7 @@ class VLLMEngine:
         ]
 
     def _prompt(self, query: Query) -> dict[str, Any]:
-        text = self._text(query)
+        text = prompt_text(self.processor, query, self.source)
         placeholder = getattr(self.processor, "image_token", None)
         if placeholder and not query.images and placeholder in text:
             raise PromptError(
@@ -205,32 +206,6 @@ class VLLMEngine:
         if query.images:
             prompt["multi_modal_data"] = {"image": list(query.images)}
         return prompt
-
-    def _text(self, query: Query) -> str:
-        if query.raw:
-            return query.prompt
-        content = [{"type": "image"} for _ in query.images]
-        messages = [{"role": "user", "content": [*content, {"type": "text", "text": query.prompt}]}]
-        if getattr(self.processor, "chat_template", None) is None:
-            raise PromptError(
-                f"The processor of {self.source} has no chat template; send raw prompts with the "
-                "image placeholders in place"
-            )
-        return str(
-            self.processor.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
-        )
-
-
-def _source(model: str) -> str:
-    path = Path(model)
-    if not model.startswith((".", "/", "~")) and not path.exists():
-        return model
-    if not (path.expanduser() / "config.json").is_file():
-        raise CheckpointError(
-            f"No model at {model}: a directory with config.json, weights and processor files "
-            "is expected"
-        )
-    return str(path.expanduser())
 
 
 def _check_weights(source: str) -> None:

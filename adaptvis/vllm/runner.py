@@ -137,19 +137,16 @@ class RunnerSteering:
         pieces = [Piece(one, *rows) for one, rows in found if rows is not None]
         if not pieces:
             return
-        undecided = [
-            piece.progress
+        undecided = {
+            piece.progress.index: request
             for piece in pieces
-            if piece.progress.request is not None and piece.progress.request.alpha is None
-        ]
+            if (request := piece.progress.request) is not None and request.alpha is None
+        }
         if undecided:
-            decide(undecided, self.step.logits([one.index for one in undecided]), self._share)
-            for one in undecided:
-                request = one.request
-                assert request is not None
-                assert request.alpha is not None
-                assert request.confidence is not None
-                self.decisions.decide(request.request_id, request.confidence, request.alpha)
+            requests = list(undecided.values())
+            decided = decide(requests, self.step.logits(list(undecided)), self._share)
+            for request, (confidence, alpha) in zip(requests, decided, strict=True):
+                self.decisions.decide(request.request_id, confidence, alpha)
         blocks = self.step.blocks()
         for table in blocks:
             # Only blocks that are full can be another request's, too.

@@ -14,7 +14,7 @@ from torch import Tensor
 from adaptvis.steering.backend import decide_each
 from adaptvis.steering.paged import PagedRows
 from adaptvis.vllm.attention import SteeredMetadata
-from adaptvis.vllm.plan import Blocks, Piece, Progress, SteeredRequest
+from adaptvis.vllm.plan import Blocks, Piece, SteeredRequest
 
 __all__ = ["HeadSlice", "decide", "metadata_of"]
 
@@ -36,17 +36,16 @@ class HeadSlice:
 
 
 def decide(
-    undecided: Sequence[Progress],
+    requests: Sequence[SteeredRequest],
     logits: Tensor,
-    share: Callable[[Tensor], Tensor] | None = None,
-) -> None:
-    """Set confidence and alpha of requests whose prompt has ended, without a host sync.
+    share: Callable[[Tensor], Tensor],
+) -> list[tuple[Tensor, Tensor]]:
+    """Set, and return, confidence and alpha of requests whose prompt has ended; no host sync.
 
     Args:
         logits: [n, V], of their last rows, unsteered.
         share: gives every tensor-parallel rank the first rank's values.
     """
-    requests = [progress.request for progress in undecided if progress.request is not None]
     policies = []
     for request in requests:
         config = request.config
@@ -55,13 +54,11 @@ def decide(
         else:
             policies.append((config.threshold, config.alpha_low, config.alpha_high))
     table = torch.tensor(policies, dtype=torch.float32).to(logits.device, non_blocking=True)
-    confidence, alpha = decide_each(logits, *table.unbind(1))
-    if share is not None:
-        confidence, alpha = share(torch.stack((confidence, alpha))).unbind(0)
-    for request, one_confidence, one_alpha in zip(
-        requests, confidence.unbind(0), alpha.unbind(0), strict=True
-    ):
-        request.confidence, request.alpha = one_confidence, one_alpha
+    both = share(torch.stack(decide_each(logits, *table.unbind(1))))
+    decided = list(zip(both[0].unbind(0), both[1].unbind(0), strict=True))
+    for request, (confidence, alpha) in zip(requests, decided, strict=True):
+        request.confidence, request.alpha = confidence, alpha
+    return decided
 
 
 def metadata_of(

@@ -1,0 +1,49 @@
+"""What every engine does before it differs: finding a model, and a query's text for it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from adaptvis.engine import Query
+from adaptvis.errors import CheckpointError, PromptError
+
+__all__ = ["model_source", "prompt_text"]
+
+
+def model_source(model: str) -> str:
+    """The folder of a local model, or a hub id as it is.
+
+    Raises:
+        CheckpointError: it looks like a folder, and holds no model.
+    """
+    path = Path(model)
+    if not model.startswith((".", "/", "~")) and not path.exists():
+        return model
+    if not (path.expanduser() / "config.json").is_file():
+        raise CheckpointError(
+            f"No model at {model}: a directory with config.json, weights and processor files "
+            "is expected"
+        )
+    return str(path.expanduser())
+
+
+def prompt_text(processor: Any, query: Query, source: str) -> str:
+    """The text that the processor takes: the chat template's, images first, or the raw prompt.
+
+    Args:
+        source: the model's name in messages.
+
+    Raises:
+        PromptError: the processor has no chat template.
+    """
+    if query.raw:
+        return query.prompt
+    content = [{"type": "image"} for _ in query.images]
+    messages = [{"role": "user", "content": [*content, {"type": "text", "text": query.prompt}]}]
+    if getattr(processor, "chat_template", None) is None:
+        raise PromptError(
+            f"The processor of {source} has no chat template; send raw prompts with the "
+            "image placeholders in place"
+        )
+    return str(processor.apply_chat_template(messages, add_generation_prompt=True, tokenize=False))
