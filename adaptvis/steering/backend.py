@@ -38,6 +38,7 @@ __all__ = [
     "decide",
     "decide_each",
     "kernels_for",
+    "normalize_projection",
     "override_backend",
     "rescale_norms",
     "steered_attention",
@@ -46,6 +47,7 @@ __all__ = [
 _DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 _LARGEST_HEAD = 256
 _LARGEST_HIDDEN_SIZE = 16384
+_LARGEST_NORMALIZED = 8192
 # The decode kernel splits long contexts over the device; from here on the rows fill it anyway.
 _MOST_DECODE_ROWS = 128
 
@@ -268,3 +270,15 @@ def rescale_norms(embeddings: Tensor, target: float | None, clip: float | None) 
         return norms.rescale_norms(embeddings, target, clip)
     rescaled: Tensor = kernels.rescale_norms(embeddings, target=target, clip=clip)
     return rescaled
+
+
+def normalize_projection(
+    features: Tensor, weight: Tensor, *, max_norm: float, target_mean: float, eps: float
+) -> Tensor:
+    """The Normalize projector's tail; see :func:`adaptvis.steering.norms.normalize_projection`."""
+    constants = {"max_norm": max_norm, "target_mean": target_mean, "eps": eps}
+    kernels = kernels_for(features)
+    if kernels is None or features.shape[-1] > _LARGEST_NORMALIZED:
+        return norms.normalize_projection(features, weight, **constants)
+    normalized: Tensor = kernels.normalize_projection(features, weight, **constants)
+    return normalized

@@ -1,4 +1,4 @@
-"""Rescaling the norms of projected image tokens (Beyond Semantics, section 5.2)."""
+"""The norms of projected image tokens (Beyond Semantics, section 5.2)."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from torch import Tensor
 
 from adaptvis.config import NormRescale
 
-__all__ = ["measure_norms", "rescale_norms", "target_and_clip"]
+__all__ = ["measure_norms", "normalize_projection", "rescale_norms", "target_and_clip"]
 
 _ROWS_AT_ONCE = 8192
 
@@ -44,3 +44,18 @@ def rescale_norms(embeddings: Tensor, target: float | None, clip: float | None) 
         wanted = wanted.clamp(max=clip)
     scale = torch.where(norms > 0, wanted / norms.clamp_min(torch.finfo(torch.float32).tiny), 1.0)
     return (wide * scale).to(embeddings.dtype)
+
+
+def normalize_projection(
+    features: Tensor, weight: Tensor, *, max_norm: float, target_mean: float, eps: float
+) -> Tensor:
+    """RMSNorm of ``features`` [..., D] times ``weight`` [D], clipped, then scaled.
+
+    L2 norms are clipped to ``max_norm`` and then multiplied by ``target_mean``. Computed in
+    float32 and returned in the input's dtype; differentiable.
+    """
+    wide = features.float()
+    z = wide * torch.rsqrt(wide.square().mean(dim=-1, keepdim=True) + eps) * weight.float()
+    # min(1, max_norm / |z|), with a gradient at |z| = 0.
+    z = z * (max_norm / z.norm(dim=-1, keepdim=True).clamp(min=max_norm))
+    return (z * target_mean).to(features.dtype)

@@ -1,0 +1,1 @@
+"""Instruments that show why a model is spatially blind: one module each."""
