@@ -6,9 +6,11 @@ from transformers.conversion_mapping import (
     register_checkpoint_conversion_mapping,
 )
 
+from adaptvis.models.build import assemble
 from adaptvis.models.configuration import MODEL_TYPE, AdaptVisLlavaConfig
 from adaptvis.models.modeling import AdaptVisLlavaForConditionalGeneration
 from adaptvis.models.projector import AdaptVisProjector, NormalizedTail
+from adaptvis.models.text_norms import measure_text_norms
 
 __all__ = [
     "MODEL_TYPE",
@@ -16,6 +18,8 @@ __all__ = [
     "AdaptVisLlavaForConditionalGeneration",
     "AdaptVisProjector",
     "NormalizedTail",
+    "assemble",
+    "measure_text_norms",
 ]
 
 AutoConfig.register(MODEL_TYPE, AdaptVisLlavaConfig, exist_ok=True)

@@ -54,6 +54,19 @@ class AdaptVisLlavaConfig(LlavaConfig):
         """Patches along one side of the vision tower's image."""
         return int(self.vision_config.image_size // self.vision_config.patch_size)
 
+    @property
+    def image_tokens(self) -> int:
+        """Tokens of one image in the prompt."""
+        if self.compression is not None:
+            return self.compression
+        dropped = self.vision_feature_select_strategy == "default"
+        return self.grid**2 + int(self.has_class_token) - int(dropped)
+
+    @property
+    def has_class_token(self) -> bool:
+        """Whether the tower puts a class token before the patches: CLIP does, SigLIP does not."""
+        return not str(self.vision_config.model_type).startswith("siglip")
+
     def _check_layers(self) -> None:
         blocks = self.vision_config.num_hidden_layers
         layers = self.vision_feature_layer
@@ -90,8 +103,10 @@ class AdaptVisLlavaConfig(LlavaConfig):
                 f"compression must be a square number from 1 to {self.grid**2} image tokens, got "
                 f"{self.compression}"
             )
-        if self.vision_feature_select_strategy != "default":
+        wanted = "default" if self.has_class_token else "full"
+        if self.vision_feature_select_strategy != wanted:
             raise ConfigError(
                 "compression pools the patch grid, so vision_feature_select_strategy must be "
-                f"'default', got {self.vision_feature_select_strategy!r}"
+                f"{wanted!r} with a {self.vision_config.model_type}, got "
+                f"{self.vision_feature_select_strategy!r}"
             )

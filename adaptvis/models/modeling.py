@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import Any
+
 import torch
 from torch import nn
 from transformers import LlavaForConditionalGeneration
+from transformers.conversion_mapping import get_model_conversion_mapping
+from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
 from adaptvis.models.configuration import AdaptVisLlavaConfig
 from adaptvis.models.projector import AdaptVisProjector, NormalizedTail
 
-__all__ = ["AdaptVisLlavaForConditionalGeneration"]
+__all__ = ["AdaptVisLlavaForConditionalGeneration", "name_architectures"]
 
 
 class AdaptVisLlavaForConditionalGeneration(LlavaForConditionalGeneration):
@@ -32,3 +37,23 @@ class AdaptVisLlavaForConditionalGeneration(LlavaForConditionalGeneration):
             nn.init.constant_(module.weight, module.weight.shape[0] ** -0.5)
         else:
             super()._init_weights(module)
+
+    def save_pretrained(self, save_directory: str | Path, *args: Any, **kwargs: Any) -> None:
+        """As the library's, always with the key names of the hub's LLaVA-1.5 checkpoints.
+
+        ``vision_tower.vision_model.*``, ``multi_modal_projector.*``, ``language_model.model.*``
+        and ``language_model.lm_head.*``, which vLLM expects; ``text_config.architectures`` says
+        which decoder it is.
+        """
+        # The library drops the tower's prefix from a model that was not loaded from such names.
+        self._weight_conversions = get_model_conversion_mapping(self, add_legacy=False)
+        name_architectures(self.config)
+        super().save_pretrained(save_directory, *args, **kwargs)
+
+
+def name_architectures(config: AdaptVisLlavaConfig) -> None:
+    """Write the classes' names into a configuration, the decoder's too."""
+    config.architectures = [AdaptVisLlavaForConditionalGeneration.__name__]
+    decoder = MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.get(config.text_config.model_type)
+    if decoder is not None:
+        config.text_config.architectures = [decoder]
