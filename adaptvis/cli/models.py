@@ -180,6 +180,8 @@ def model_config(model: Model, trust_remote_code: bool = False) -> Any:
     """
     from transformers import AutoConfig
 
+    import adaptvis.models  # noqa: F401  (registers our own architectures)
+
     try:
         return AutoConfig.from_pretrained(model.source, trust_remote_code=trust_remote_code)
     except (OSError, ValueError, KeyError) as problem:

@@ -78,6 +78,9 @@ class HFEngine:
         device = device or ("cuda" if torch.cuda.is_available() else "cpu")
         if dtype == "auto" and device == "cpu":
             dtype = "float32"
+        # Registers our own architectures; not needed by, or for, any other model.
+        import adaptvis.models  # noqa: F401
+
         source = model_source(str(model))
         try:
             family_for(AutoConfig.from_pretrained(source, trust_remote_code=trust_remote_code))

@@ -32,8 +32,11 @@ from adaptvis.hf.image_setup import (
 from adaptvis.steering.token_boxes import (
     Canvas,
     anyres_boxes,
+    cell_intervals,
     grid_boxes,
+    interval_boxes,
     no_place,
+    pool_intervals,
     tile_boxes,
 )
 
@@ -101,7 +104,19 @@ def _cropped_grid(setup: ImageSetup) -> Tensor:
         crop = setup.size("crop_size")
         backend = getattr(setup.image_processor, "backend", "pil")
         canvas = centre_cropped(canvas, crop["width"], crop["height"], backend)
-    return torch.cat([no_place(_class_tokens(setup)), grid_boxes(canvas, setup.vision_patch)])
+    return torch.cat([no_place(_class_tokens(setup)), _patches(setup, canvas)])
+
+
+def _patches(setup: ImageSetup, canvas: Canvas) -> Tensor:
+    """One box per patch, or per pooled area of our own LLaVA's compression."""
+    compression = getattr(setup.config, "compression", None)
+    if compression is None:
+        return grid_boxes(canvas, setup.vision_patch)
+    down, across = (
+        pool_intervals(cell_intervals(length, setup.vision_patch), math.isqrt(compression))
+        for length in (canvas.height, canvas.width)
+    )
+    return interval_boxes(canvas, down, across).flatten(0, 1)
 
 
 def _class_tokens(setup: ImageSetup) -> int:
@@ -290,6 +305,7 @@ def _split_and_global(setup: ImageSetup) -> Tensor:
 
 
 GEOMETRIES: dict[str, Geometry] = {
+    "adaptvis_llava": _cropped_grid,
     "gemma3": _stretched_grid,
     "idefics3": _split_and_global,
     "internvl": _tiles_and_thumbnail,

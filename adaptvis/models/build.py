@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from transformers import LlavaProcessor
 
 from adaptvis.models.configuration import AdaptVisLlavaConfig
@@ -137,5 +137,5 @@ def _grown(text: LanguageModel, vocabulary: int) -> tuple[Any, Any]:
 
 
 @torch.no_grad()
-def _fill(table: nn.Parameter, old: int) -> None:
+def _fill(table: Tensor, old: int) -> None:
     table[old:] = table[:old].float().mean(dim=0).to(table.dtype)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -35,16 +36,16 @@ def measure_text_norms(
     Raises:
         CheckpointError: no row is left, or a norm is not finite.
     """
-    left_out = set(ignored)
+    left_out: set[int] = set(ignored)
     if isinstance(model, PreTrainedModel):
         for config in (model.config, model.config.get_text_config()):
             for name in ("image_token_id", "pad_token_id"):
                 token = getattr(config, name, None)
                 left_out |= {token} if isinstance(token, int) else set()
         model = model.get_input_embeddings()
-    table = model if isinstance(model, Tensor) else model.weight
-    count = table.shape[0] if rows is None else min(rows, table.shape[0])
-    embed = table.__getitem__ if isinstance(model, Tensor) else model
+    table: Any = model if isinstance(model, Tensor) else model.weight
+    count: int = table.shape[0] if rows is None else min(rows, table.shape[0])
+    embed: Any = table.__getitem__ if isinstance(model, Tensor) else model
     norms = measure_norms(embed, count, table.device)
     kept = norms > 0
     kept[[token for token in left_out if 0 <= token < count]] = False

@@ -29,6 +29,7 @@ __all__ = [
     "grid_boxes",
     "interval_boxes",
     "no_place",
+    "pool_intervals",
     "shrink_intervals",
     "tile_boxes",
     "tokens_in_region",
@@ -119,6 +120,18 @@ def shrink_intervals(intervals: Tensor, count: int) -> Tensor:
     start = intervals[first, 0] + (edges[:-1] - first) * length[first]
     end = intervals[last, 0] + (edges[1:] - last) * length[last]
     return torch.stack([start, end], dim=-1)
+
+
+def pool_intervals(intervals: Tensor, count: int) -> Tensor:
+    """The ranges over which adaptive average pooling takes ``count`` means: whole cells.
+
+    ``intervals`` [n, 2] -> [count, 2]. Neighbouring ranges share a cell where ``count`` does not
+    divide n: from 24 to 16 they are the cells 0-1, 1-2, 3-4, 4-5 and so on.
+    """
+    total = len(intervals)
+    first = torch.arange(count) * total // count
+    last = -(-(torch.arange(count) + 1) * total // count) - 1
+    return torch.stack([intervals[first, 0], intervals[last, 1]], dim=-1)
 
 
 def interval_boxes(canvas: Canvas, down: Tensor, across: Tensor) -> Tensor:

@@ -23,6 +23,7 @@ from torch import Tensor
 from adaptvis.config import Region
 from adaptvis.errors import PromptError, UnknownFamilyError, UnsupportedError
 from adaptvis.hf.geometry import image_token_boxes
+from adaptvis.models.projector import pool_grid
 from adaptvis.steering.token_boxes import tokens_in_region
 
 # (width, height): exact, tiny, wide, tall, odd, large, very wide, very tall.
@@ -77,6 +78,11 @@ def _grid(model: Any, inputs: Any) -> Tensor:
     return patch_light(inputs["pixel_values"], model.config.vision_config.patch_size).flatten()
 
 
+def _averaged(model: Any, inputs: Any) -> Tensor:
+    light = patch_light(inputs["pixel_values"], model.config.vision_config.patch_size)
+    return pool_grid(light.flatten(1)[..., None], model.config.compression).flatten()
+
+
 def _packed(model: Any, inputs: Any) -> Tensor:
     light = patch_light(inputs["pixel_values"][0], model.config.vision_config.patch_size)
     options: dict[str, Any] = {"vision_feature_select_strategy": "default"}
@@ -117,6 +123,7 @@ def _connected(model: Any, inputs: Any) -> Tensor:
 
 TOKEN_LIGHT: dict[str, Callable[[Any, Any], Tensor]] = {
     "llava": _grid,
+    "adaptvis_llava": _averaged,
     "llava_next": _packed,
     "llava_onevision": _packed,
     "qwen2_vl": _merged,

@@ -24,6 +24,9 @@ from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import Sequence, Split
 from transformers.models.smolvlm import processing_smolvlm
 
+from adaptvis.models import AdaptVisLlavaConfig, AdaptVisLlavaForConditionalGeneration
+from adaptvis.models.processors import build_processor
+
 # The configuration classes take more arguments than their generated signatures tell.
 hf: Any = transformers
 
@@ -40,6 +43,7 @@ better user assistant : ? . , ! ' -"""
 # The markup each processor expects in the prompt for one image.
 PLACEHOLDER = {
     "llava": "<image>",
+    "adaptvis_llava": "<image>",
     "llava_next": "<image>",
     "llava_onevision": "<image>",
     "qwen2_vl": "<|vision_start|><|image_pad|><|vision_end|>",
@@ -158,6 +162,28 @@ def _llava() -> ModelAndProcessor:
         chat_template=_chat_template("llava"),
     )
     return hf.LlavaForConditionalGeneration(config), processor
+
+
+def _adaptvis_llava() -> ModelAndProcessor:
+    """Every option on; 49 patches pooled to 25, so that neighbouring areas share patches."""
+    tok = tokenizer(image_token="<image>")
+    config = AdaptVisLlavaConfig(
+        vision_config=_vision("clip_vision_model", 56, 8, projection_dim=32),
+        text_config=_text("llama", kv_heads=4),
+        image_token_id=tok.image_token_id,
+        image_seq_length=25,
+        vision_feature_layer=[1, 2],
+        normalize=True,
+        # The norms of _randomise's token embeddings.
+        target_mean=float(HIDDEN**0.5),
+        max_norm=1.2 * HIDDEN**0.5,
+        compression=25,
+    )
+    images = hf.LlavaImageProcessorPil(
+        size={"shortest_edge": 56}, crop_size={"height": 56, "width": 56}
+    )
+    processor = build_processor(config, tok, images, _chat_template("adaptvis_llava"))
+    return AdaptVisLlavaForConditionalGeneration(config), processor
 
 
 def _llava_next() -> ModelAndProcessor:
@@ -439,6 +465,7 @@ def _paligemma() -> ModelAndProcessor:
 
 _BUILDERS: dict[str, Callable[[], ModelAndProcessor]] = {
     "llava": _llava,
+    "adaptvis_llava": _adaptvis_llava,
     "llava_next": _llava_next,
     "llava_onevision": _llava_onevision,
     "qwen2_vl": _qwen2_vl,
