@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from transformers import LlavaProcessor
 
 from adaptvis.models.configuration import AdaptVisLlavaConfig
@@ -61,7 +60,8 @@ def assemble(
         target_mean = mean if target_mean is None else target_mean
         max_norm = largest if max_norm is None else max_norm
     add_placeholders(text.tokenizer)
-    decoder, head = _grown(text, len(text.tokenizer))
+    _grow(text, len(text.tokenizer))
+    decoder, head = text.decoder, text.head
     chosen = tower.feature_layer if vision_feature_layers is None else vision_feature_layers
     siglip = tower.encoder.config.model_type.startswith("siglip")
     strategy = tower.select_strategy or ("full" if siglip else "default")
@@ -114,28 +114,18 @@ def _norms(text: LanguageModel) -> tuple[float, float]:
     )
 
 
-def _grown(text: LanguageModel, vocabulary: int) -> tuple[Any, Any]:
-    """Decoder and head with a row for each token; new rows are the mean of the others."""
-    decoder, head = text.decoder, text.head
-    old = decoder.get_input_embeddings().weight.shape[0]
-    if vocabulary <= old:
-        return decoder, head
-    tied = head.weight is decoder.get_input_embeddings().weight
-    decoder.resize_token_embeddings(vocabulary, mean_resizing=False)
-    table = decoder.get_input_embeddings().weight
-    _fill(table, old)
-    if tied:
-        head.weight = table
-        head.out_features = vocabulary
-        return decoder, head
-    wider = nn.Linear(head.in_features, vocabulary, bias=False, dtype=head.weight.dtype)
-    with torch.no_grad():
-        wider.weight[:old] = head.weight
-    _fill(wider.weight, old)
-    decoder.config.vocab_size = vocabulary
-    return decoder, wider
+def _grow(text: LanguageModel, vocabulary: int) -> None:
+    """A row for each token in the table and the head; new rows are the mean of the others."""
+    table = text.decoder.get_input_embeddings()
+    if vocabulary <= table.weight.shape[0]:
+        return
+    tied = text.head.weight is table.weight
+    table.weight, table.num_embeddings = _with_means(table.weight, vocabulary), vocabulary
+    text.head.weight = table.weight if tied else _with_means(text.head.weight, vocabulary)
+    text.head.out_features = text.decoder.config.vocab_size = vocabulary
 
 
 @torch.no_grad()
-def _fill(table: Tensor, old: int) -> None:
-    table[old:] = table[:old].float().mean(dim=0).to(table.dtype)
+def _with_means(weight: nn.Parameter, rows: int) -> nn.Parameter:
+    mean = weight.float().mean(dim=0).to(weight.dtype)
+    return nn.Parameter(torch.cat([weight, mean.expand(rows - len(weight), -1)]))

@@ -6,8 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
-from transformers import LlavaForConditionalGeneration
+from transformers import LlavaForConditionalGeneration, initialization
 from transformers.conversion_mapping import get_model_conversion_mapping
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
@@ -32,11 +31,13 @@ class AdaptVisLlavaForConditionalGeneration(LlavaForConditionalGeneration):
         self.post_init()
 
     @torch.no_grad()
-    def _init_weights(self, module: nn.Module) -> None:
-        if isinstance(module, NormalizedTail):
-            nn.init.constant_(module.weight, module.weight.shape[0] ** -0.5)
-        else:
-            super()._init_weights(module)
+    def initialize_weights(self) -> None:
+        """Called after construction and for what a checkpoint lacks."""
+        # The library lets the inner LlavaModel initialise its children, and it knows no such tail.
+        tail = getattr(self.model.multi_modal_projector, "norm", None)
+        if isinstance(tail, NormalizedTail):
+            initialization.constant_(tail.weight, tail.weight.shape[0] ** -0.5)
+        super().initialize_weights()
 
     def save_pretrained(self, save_directory: str | Path, *args: Any, **kwargs: Any) -> None:
         """As the library's, always with the key names of the hub's LLaVA-1.5 checkpoints.

@@ -16,6 +16,7 @@ from adaptvis.steering.token_boxes import (
     cell_intervals,
     grid_boxes,
     no_place,
+    pool_intervals,
     shrink_intervals,
     tile_boxes,
     tokens_in_region,
@@ -239,3 +240,20 @@ def test_shrinking_steps_over_the_gap_between_tiles() -> None:
     # Cells 0-4 and 4-8 of a 9 pixel tile, then the next tile's.
     intervals = torch.tensor([[0.0, 4.0], [4.0, 8.0], [9.0, 13.0], [13.0, 17.0]])
     assert shrink_intervals(intervals, 2).tolist() == [[0.0, 8.0], [9.0, 17.0]]
+
+
+@given(st.integers(1, 40), st.integers(1, 40))
+def test_pooled_ranges_are_those_of_adaptive_average_pooling(cells: int, count: int) -> None:
+    count = min(cells, count)
+    ranges = pool_intervals(cell_intervals(float(cells), 1.0), count)
+    # Each mean's dependence on each cell, from the pooling itself.
+    weights = torch.nn.functional.adaptive_avg_pool1d(torch.eye(cells)[None], count)[0]
+    for index, (start, end) in enumerate(ranges.long().tolist()):
+        inside = weights[start:end, index]
+        assert (inside > 0).all()
+        assert torch.isclose(weights[:, index].sum(), inside.sum())
+
+
+def test_pooling_from_24_to_16_shares_every_other_cell() -> None:
+    ranges = pool_intervals(cell_intervals(24.0, 1.0), 16).tolist()
+    assert ranges[:4] == [[0.0, 2.0], [1.0, 3.0], [3.0, 5.0], [4.0, 6.0]]
