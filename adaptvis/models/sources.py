@@ -131,6 +131,10 @@ def load_language_model(source: str | Path, dtype: str | torch.dtype) -> Languag
             source, dtype=dtype, use_safetensors=_has_safetensors(source)
         )
         tokenizer = AutoTokenizer.from_pretrained(source)
+    if getattr(model.get_output_embeddings(), "bias", None) is not None:
+        raise UnsupportedError(
+            f"The language model {source} adds a bias to its logits, which LLaVA has no place for"
+        )
     return LanguageModel(
         model.base_model,
         model.get_output_embeddings(),
