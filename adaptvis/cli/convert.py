@@ -91,7 +91,7 @@ def convert(
     written = run(
         embedded_models().get(source, source),
         output,
-        to=to,  # type: ignore[arg-type]  (checked there)
+        to=to,
         vision_tower=vision_tower,
         language_model=language_model,
         normalize=normalize,

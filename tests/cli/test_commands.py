@@ -20,7 +20,17 @@ def test_help_and_version(adaptvis: Adaptvis) -> None:
 
     assert adaptvis("--version").out.strip() == __version__
     text = adaptvis("--help").out
-    commands = ("eval", "report", "tasks", "tune", "reproduce", "train", "serve", "doctor")
+    commands = (
+        "eval",
+        "report",
+        "tasks",
+        "tune",
+        "reproduce",
+        "train",
+        "convert",
+        "serve",
+        "doctor",
+    )
     for command in commands:
         assert re.search(rf"^\W*{command}  ", text, re.MULTILINE), command
         assert "Usage: " in adaptvis(command, "--help").out

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal
 
 from huggingface_hub import snapshot_download
 
@@ -26,7 +25,7 @@ def convert(
     source: str | Path,
     output: str | Path,
     *,
-    to: Literal["adaptvis", "llava", "original"] = "adaptvis",
+    to: str = "adaptvis",
     vision_tower: str | Path | None = None,
     language_model: str | Path | None = None,
     normalize: bool = False,
@@ -44,6 +43,7 @@ def convert(
         source: folder or hub id: LLaVA-1.5 as transformers writes it, our own architecture, or
             LLaVA's own code (a whole model, or stage 1's ``mm_projector.bin``).
         output: a folder that is not there yet, or is empty.
+        to: "adaptvis", "llava" or "original".
         vision_tower: folder or hub id of the CLIP checkpoint of a source of LLaVA's own code; with
             ``to="original"`` of any other source, the name to write for it.
         language_model: folder or hub id of the base model of a stage 1 projector.

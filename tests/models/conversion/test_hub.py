@@ -166,7 +166,7 @@ def test_a_hub_checkpoint_goes_to_the_original_layout_with_its_tower(hub, tmp_pa
 
 def test_other_models_and_mixed_up_files_are_refused(hub, tmp_path):
     text = write_language_model(tmp_path / "text")
-    with pytest.raises(UnsupportedError, match="'llama' model; LLaVA-1.5 can be converted"):
+    with pytest.raises(UnsupportedError, match=r"'llama' model; LLaVA-1\.5 can be converted"):
         convert(text, tmp_path / "out")
     with pytest.raises(ConfigError, match="has its own language model"):
         convert(hub, tmp_path / "out", language_model=text)

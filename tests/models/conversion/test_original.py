@@ -198,7 +198,7 @@ def test_a_pickle_that_runs_code_is_not_read(tmp_path, clip):
 def test_a_lost_shard_a_lost_tensor_and_a_damaged_file_are_said(tmp_path, clip):
     write_original(tmp_path / "in", shards=3)
     (tmp_path / "in" / "pytorch_model-00002-of-00003.bin").unlink()
-    with pytest.raises(CheckpointError, match="lacks pytorch_model-00002-of-00003.bin"):
+    with pytest.raises(CheckpointError, match=r"lacks pytorch_model-00002-of-00003\.bin"):
         convert(tmp_path / "in", tmp_path / "out", vision_tower=clip)
     tensors = write_original(tmp_path / "lost")
     tensors.pop("model.layers.1.mlp.up_proj.weight")
