@@ -20,7 +20,7 @@ def test_an_embedded_model_goes_there_and_back(adaptvis: Adaptvis, tmp_path: Pat
     assert all(before[name].equal(after[name]) for name in before)
 
 
-def test_eval_doctor_and_tune_take_the_result_with_no_extra_flag(
+def test_eval_and_doctor_take_the_result_with_no_extra_flag(
     adaptvis: Adaptvis, tmp_path: Path
 ) -> None:
     assert adaptvis("convert", CONVERGED, "ours").code == 0
@@ -41,9 +41,7 @@ def test_eval_doctor_and_tune_take_the_result_with_no_extra_flag(
     assert len(found["ours"]) >= 6
 
 
-def test_options_are_switched_on_and_reports_show_pooled_attention(
-    adaptvis: Adaptvis, tmp_path: Path
-) -> None:
+def test_options_are_switched_on(adaptvis: Adaptvis, tmp_path: Path) -> None:
     options = ("--normalize", "--compression", 16, "--vision-feature-layers", "1,2,4")
     assert_one_sentence(adaptvis("convert", CONVERGED, "ours", *options), "--new-projector")
     result = adaptvis("convert", CONVERGED, "ours", *options, "--new-projector", "--seed", 2)
@@ -51,6 +49,20 @@ def test_options_are_switched_on_and_reports_show_pooled_attention(
     config = json.loads((tmp_path / "ours" / "config.json").read_text())
     assert (config["normalize"], config["compression"]) == (True, 16)
     assert config["vision_feature_layer"] == [1, 2, 4]
+
+
+def test_a_report_shows_where_a_model_with_pooled_tokens_looks(
+    adaptvis: Adaptvis, tmp_path: Path
+) -> None:
+    assert adaptvis("convert", CONVERGED, "ours", "--compression", 16).code == 0
+    methods = ("--method", "baseline", "--method", '{"method": "scalingvis", "alpha": 40}')
+    result = adaptvis("eval", "-m", "ours", "-t", "2ds", "--limit", 12, *methods, "-o", "out")
+    assert result.code == 0, result.err
+    page = (tmp_path / "out" / "report.html").read_text()
+    data = page.split('<script type="application/json" id="data">')[1].split("</script>")[0]
+    maps = [example["attention"] for example in json.loads(data)["examples"]]
+    assert maps
+    assert all(maps)
 
 
 @pytest.mark.parametrize(
