@@ -50,7 +50,7 @@ def convert(
         normalize, target_mean, max_norm, vision_feature_layers, compression: options to switch on;
             see :func:`adaptvis.models.assemble`.
         new_projector: allow a fresh projector, drawn from ``seed``, which other layers need.
-        shard_bytes: largest size of a file of weights; the memory needed is about this.
+        shard_bytes: largest size of a file of weights; the memory needed is about twice that.
 
     Returns:
         ``output``.

@@ -1,6 +1,7 @@
 """Weights on disk: reading a folder's tensors one at a time, and writing them in shards.
 
-At most one shard is held in memory, so that a model of any size can be converted.
+At most one shard is held in memory next to the one that is read, so that a model of any size can be
+converted.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from adaptvis.errors import CheckpointError, OutputError
 
 __all__ = ["SHARD_BYTES", "ShardWriter", "TensorFolder", "new_folder"]
 
-SHARD_BYTES = 5_000_000_000
+SHARD_BYTES = 2_000_000_000
 _DAMAGED = (SafetensorError, OSError, RuntimeError, ValueError, EOFError)
 
 

@@ -306,6 +306,8 @@ def _own_settings(config: AdaptVisLlavaConfig) -> dict[str, Any]:
         raise refused(f"its decoder is a {config.text_config.model_type!r}, not Llama or Mistral")
     if config.vision_config.model_type != "clip_vision_model":
         raise refused(f"its tower is a {config.vision_config.model_type!r}, not CLIP")
+    if not config.multimodal_projector_bias or config.projector_hidden_act != "gelu":
+        raise refused("its projector is not two layers with biases and a GELU between them")
     if not isinstance(config.vision_feature_layer, int):
         raise refused("it takes several layers of the tower (vision_feature_layers)")
     if config.normalize and config.compression is not None:
