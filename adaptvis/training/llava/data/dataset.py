@@ -2,6 +2,7 @@
 
 import warnings
 from array import array
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -215,14 +216,18 @@ def _template(processor: Any) -> ChatTemplate:
     if not tokenizer.eos_token:
         raise UnsupportedError("The tokenizer has no end-of-sequence token; answers need an end")
 
-    def render(messages: list[dict[str, Any]], add_generation_prompt: bool) -> str:
-        return str(
-            processor.apply_chat_template(
-                messages, add_generation_prompt=add_generation_prompt, tokenize=False
-            )
-        )
+    # Nothing nested: spawned workers pickle it.
+    return ChatTemplate(
+        partial(_render, processor), tokenizer.eos_token, tuple(tokenizer.all_special_tokens)
+    )
 
-    return ChatTemplate(render, tokenizer.eos_token, tuple(tokenizer.all_special_tokens))
+
+def _render(processor: Any, messages: list[dict[str, Any]], add_generation_prompt: bool) -> str:
+    return str(
+        processor.apply_chat_template(
+            messages, add_generation_prompt=add_generation_prompt, tokenize=False
+        )
+    )
 
 
 def _estimate(sample: Any, image_tokens: int) -> int:

@@ -9,8 +9,10 @@ from __future__ import annotations
 import json
 import re
 from array import array
+from codecs import BOM_UTF8
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -23,7 +25,6 @@ LONGEST_SAMPLE = 1 << 26
 """Bytes of one sample beyond which a file is taken for broken."""
 
 _SPACE = re.compile(r"[ \t\r\n]*")
-_BYTE_ORDER_MARK = "\xef\xbb\xbf"
 
 
 @dataclass(frozen=True)
@@ -78,16 +79,14 @@ def index_samples(
     starts, ends = array("Q"), array("Q")
     try:
         with path.open("rb") as file:
-            for start, end, sample in _scan(_Window(path, file)):
-                if limit is not None and len(starts) >= limit:
-                    break
+            for start, end, sample in islice(_scan(_Window(path, file)), limit):
                 starts.append(start)
                 ends.append(end)
                 if visit is not None:
                     visit(sample)
     except OSError as error:
         raise DataError(f"{path} cannot be read ({error.strerror or error})") from None
-    if not starts and limit != 0:
+    if not starts:
         raise DataError(f"{path} has no samples: a JSON array or JSONL of conversations is needed")
     return SampleIndex(path, starts, ends)
 
@@ -97,7 +96,10 @@ class _Window:
 
     def __init__(self, path: Path, file: BinaryIO) -> None:
         self.path, self.file = path, file
-        self.text, self.offset, self.position, self.ended = "", 0, 0, False
+        self.text, self.position, self.ended = "", 0, False
+        if file.read(len(BOM_UTF8)) != BOM_UTF8:
+            file.seek(0)
+        self.offset = file.tell()
 
     def skip_space(self) -> str:
         """The next character that is no white space; empty at the end of the file."""
@@ -121,9 +123,9 @@ class _Window:
         self.text += content.decode("latin-1")
         return not self.ended
 
-    def error(self, reason: str, position: int) -> DataError:
-        """What is wrong, with line (1-based) and byte offset."""
-        place = self.offset + position
+    def error(self, reason: str, place: int | None = None) -> DataError:
+        """What is wrong, with line (1-based) and byte; by default the one to be scanned next."""
+        place = self.offset + self.position if place is None else place
         line = 1
         with self.path.open("rb") as file:
             while (left := place - file.tell()) > 0:
@@ -139,9 +141,6 @@ class _Window:
 
 def _scan(window: _Window) -> Iterator[tuple[int, int, Any]]:
     """(first byte, byte after the last, sample) of every sample."""
-    window.skip_space()
-    if window.text.startswith(_BYTE_ORDER_MARK, window.position):
-        window.position += len(_BYTE_ORDER_MARK)
     first = window.skip_space()
     if not first:
         raise DataError(f"{window.path} is empty: a JSON array or JSONL of conversations is needed")
@@ -157,13 +156,13 @@ def _scan(window: _Window) -> Iterator[tuple[int, int, Any]]:
             if separator == "]":
                 break
             if separator != ",":
-                raise window.error("a comma or the end of the array is missing", window.position)
+                raise window.error("a comma or the end of the array is missing")
             window.position += 1
             if window.skip_space() == "]":
-                raise window.error("a comma before the end of the array", window.position)
+                raise window.error("a comma before the end of the array")
     window.position += 1
     if window.skip_space():
-        raise window.error("text after the end of the array", window.position)
+        raise window.error("text after the end of the array")
 
 
 def _sample(window: _Window) -> tuple[int, int, Any]:
@@ -172,12 +171,13 @@ def _sample(window: _Window) -> tuple[int, int, Any]:
         try:
             sample, end = decoder.raw_decode(window.text, window.position)
         except json.JSONDecodeError as error:
-            held = len(window.text) - window.position
+            held, place = len(window.text) - window.position, window.offset + error.pos
             if held <= LONGEST_SAMPLE and window.extend():
                 continue
-            raise window.error(error.msg, error.pos) from None
+            raise window.error(error.msg, place) from None
         except RecursionError:
-            raise window.error("it is nested too deeply", window.position) from None
+            place = window.offset + window.position
+            raise window.error("it is nested too deeply", place) from None
         # A number may go on after the window; objects, which samples are, cannot.
         if end == len(window.text) and not isinstance(sample, dict | list) and window.extend():
             continue

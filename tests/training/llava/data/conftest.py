@@ -48,9 +48,7 @@ def build_tokenizer(kind: str) -> PreTrainedTokenizerFast:
         core = Tokenizer(models.BPE(unk_token="<unk>"))
         core.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="first")
         core.decoder = decoders.Metaspace(prepend_scheme="first")
-        trainer = trainers.BpeTrainer(
-            vocab_size=200, special_tokens=special, show_progress=False
-        )
+        trainer = trainers.BpeTrainer(vocab_size=200, special_tokens=special, show_progress=False)
     core.train_from_iterator(CORPUS, trainer)
     core.add_special_tokens([AddedToken(name, special=True) for name in special])
     core.post_processor = processors.TemplateProcessing(

@@ -4,9 +4,9 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from training.llava.data.conftest import build_processor, turns
 from PIL import Image
 from tokenizers import AddedToken, Tokenizer, models
+from training.llava.data.conftest import build_processor, turns
 from transformers import LlavaProcessor, PreTrainedTokenizerFast
 
 from adaptvis.errors import UnsupportedError
@@ -27,7 +27,7 @@ def learnt(processor: Any, item: dict[str, Any]) -> list[tuple[str, bool]]:
 def test_tiny_model_learns_answer_and_end(load: Load, tiny: Any) -> None:
     conversation = turns("<image>\nWhere is the red circle?", "left")
     item = load([{"id": 1, "image": "a.png", "conversations": conversation}])[0]
-    words = "where is the red circle ? assistant :".split()
+    words = ["where", "is", "the", "red", "circle", "?", "assistant", ":"]
     prompt = ["<s>", "user", ":", *["<image>"] * 49, *words]
     assert learnt(tiny, item) == [(w, False) for w in prompt] + [("left", True), ("</s>", True)]
     assert item["pixel_values"].shape == (1, 3, 56, 56)
@@ -37,9 +37,9 @@ def test_tiny_model_learns_every_answer_of_a_conversation(load: Load, tiny: Any)
     conversation = turns("<image>\nWhat is there?", "a red cross", "Is it red?", "yes")
     item = load([{"image": "a.png", "conversations": conversation}])[0]
     expected = [(w, False) for w in ["<s>", "user", ":", *["<image>"] * 49]]
-    expected += [(w, False) for w in "what is there ? assistant :".split()]
-    expected += [(w, True) for w in "a red cross </s>".split()]
-    expected += [(w, False) for w in "user : is it red ? assistant :".split()]
+    expected += [(w, False) for w in ["what", "is", "there", "?", "assistant", ":"]]
+    expected += [(w, True) for w in ["a", "red", "cross", "</s>"]]
+    expected += [(w, False) for w in ["user", ":", "is", "it", "red", "?", "assistant", ":"]]
     expected += [("yes", True), ("</s>", True)]
     assert learnt(tiny, item) == expected
 
@@ -143,7 +143,7 @@ def test_tokens_across_the_border_belong_to_whoever_has_words_in_them(
     joined = processor.tokenizer("USER: q ASSISTANT: ab</s>")["input_ids"]
     parts = [processor.tokenizer(t)["input_ids"] for t in ("USER: q ASSISTANT:", " ab</s>")]
     assert item["input_ids"].tolist() == joined
-    assert (joined == sum(parts, [])) == (merges[0] == (" ", "a"))
+    assert (joined == parts[0] + parts[1]) == (merges[0] == (" ", "a"))
 
 
 CHATML = (
@@ -168,7 +168,9 @@ def test_template_with_its_own_end_marker_is_taken_as_it_is(load: Load) -> None:
 def test_template_that_alters_answers_is_refused(load: Load) -> None:
     template = CHATML.replace("c['text']", "c['text'].upper()")
     with pytest.raises(UnsupportedError, match="does not repeat the answer"):
-        load([{"conversations": turns("q", "a")}], processor=build_processor(_merging([]), template))[0]
+        load(
+            [{"conversations": turns("q", "a")}], processor=build_processor(_merging([]), template)
+        )[0]
 
 
 def test_plain_style_learns_the_caption_only(load: Load, vicuna: LlavaProcessor) -> None:
@@ -184,9 +186,11 @@ def test_images_move_to_the_front_of_their_turn(load: Load, tiny: Any) -> None:
     item = load([{"image": ["a.png", "b.png", "c.png"], "conversations": conversation}])[0]
     tokens = [token for token, _ in learnt(tiny, item)]
     assert tokens[:101] == ["<s>", "user", ":", *["<image>"] * 98]
-    assert tokens[101:110] == "is above ? assistant : no </s> user :".split()
+    assert tokens[101:110] == ["is", "above", "?", "assistant", ":", "no", "</s>", "user", ":"]
     assert tokens[110:159] == ["<image>"] * 49
-    alone = [load([{"image": f"{x}.png", "conversations": turns("<image>", "a")}])[0] for x in "abc"]
+    alone = [
+        load([{"image": f"{x}.png", "conversations": turns("<image>", "a")}])[0] for x in "abc"
+    ]
     for number in range(3):
         assert item["pixel_values"][number].equal(alone[number]["pixel_values"][0])
 
@@ -194,7 +198,19 @@ def test_images_move_to_the_front_of_their_turn(load: Load, tiny: Any) -> None:
 def test_text_only_sample_has_no_pixels(load: Load, tiny: Any) -> None:
     item = load([{"conversations": turns("Is it red?", "no")}])[0]
     assert set(item) == {"input_ids", "labels"}
-    assert [t for t, _ in learnt(tiny, item)] == "<s> user : is it red ? assistant : no </s>".split()
+    assert [t for t, _ in learnt(tiny, item)] == [
+        "<s>",
+        "user",
+        ":",
+        "is",
+        "it",
+        "red",
+        "?",
+        "assistant",
+        ":",
+        "no",
+        "</s>",
+    ]
 
 
 def test_empty_answers_and_open_questions_are_not_learnt(load: Load, tiny: Any) -> None:
