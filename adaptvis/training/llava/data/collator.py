@@ -18,10 +18,10 @@ class Collator:
     float32 [images of all samples, 3, height, width], in the order of their placeholders.
 
     A batch of text alone would leave the vision tower and the projector out of the step, on which
-    DDP and FSDP wait for ever. With `image_tokens` such a batch gets one black image whose
+    DDP and FSDP wait for ever. With `image_tokens` such a batch gets one blank image whose
     placeholders stand after the first sample's text, with attention 0 and without labels: every
     parameter takes part, and neither the loss nor any gradient changes (LLaVA does the same with
-    a black image that it then leaves out). Without `image_tokens` the batch has no pixel_values.
+    a blank image that it then leaves out). Without `image_tokens` the batch has no pixel_values.
 
     Args:
         pad_token_id: fills input_ids.

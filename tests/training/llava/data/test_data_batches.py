@@ -38,7 +38,7 @@ def test_batch_of_mixed_samples_is_padded_on_the_right(load: Load) -> None:
     assert batch["pixel_values"].equal(torch.stack(pictures))
 
 
-def test_batch_of_text_alone_gets_a_masked_black_image(load: Load) -> None:
+def test_batch_of_text_alone_gets_a_masked_blank_image(load: Load) -> None:
     item = load(SAMPLES)[1]
     batch = Collator(0, image_tokens=ImageTokens(4, 3, 5, 6))([item, item])
     ids = item["input_ids"].tolist()
@@ -50,7 +50,7 @@ def test_batch_of_text_alone_gets_a_masked_black_image(load: Load) -> None:
     assert item["input_ids"].tolist() == ids
 
 
-def test_black_image_changes_neither_loss_nor_gradients(load: Load) -> None:
+def test_blank_image_changes_neither_loss_nor_gradients(load: Load) -> None:
     dataset = load(
         [{"conversations": turns(f"Is {x} it?", "no")} for x in ("red", "blue", "red the")]
     )
