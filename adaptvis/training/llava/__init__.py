@@ -1,0 +1,1 @@
+"""Training of LLaVA in two stages: the projector, then projector and language model."""
