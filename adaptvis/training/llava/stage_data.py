@@ -1,0 +1,94 @@
+"""A stage's conversations: given or generated, found and hashed before the first step."""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from adaptvis.errors import ConfigError, DataError
+from adaptvis.training.llava.data import ConversationDataset, write_two_ds
+from adaptvis.training.llava.recipe import GeneratedData, Recipe, Stage
+
+__all__ = ["Source", "dataset_of", "locate", "require_given"]
+
+
+class Source(NamedTuple):
+    """A JSON file, the folder of its images, and the file's SHA-256."""
+
+    path: Path
+    images: Path
+    sha256: str
+
+
+def require_given(recipe: Recipe) -> None:
+    """Refuse a recipe whose data was not given, or is not there.
+
+    Raises:
+        ConfigError: which stage, and which option gives it.
+        DataError: the file or the folder does not exist.
+    """
+    for stage in recipe.stages:
+        if isinstance(stage.data, GeneratedData):
+            continue
+        if stage.data.path is None or stage.data.images is None:
+            raise ConfigError(
+                f"{stage.name} of recipe {recipe.name!r} needs data ({stage.data.needs or 'JSON'}); "
+                f"give --{stage.name.replace('-', '')}-data and --{stage.name.replace('-', '')}-images"
+            )
+        if not stage.data.path.is_file():
+            raise DataError(f"The data of {stage.name}, {stage.data.path}, is no existing file")
+        if not stage.data.images.is_dir():
+            raise DataError(
+                f"The image folder of {stage.name}, {stage.data.images}, does not exist"
+            )
+
+
+def locate(recipe: Recipe, output: Path, seed: int) -> dict[str, Source]:
+    """Every stage's source; generates what is generated, unless it is there.
+
+    Raises:
+        DataError, OutputError: a file cannot be read or written.
+    """
+    return {stage.name: _source(i, stage, output, seed) for i, stage in enumerate(recipe.stages)}
+
+
+def _source(place: int, stage: Stage, output: Path, seed: int) -> Source:
+    data = stage.data
+    if isinstance(data, GeneratedData):
+        folder = output / "data" / stage.name
+        if not folder.is_dir():
+            part = folder.with_name(f".{stage.name}.part")
+            shutil.rmtree(part, ignore_errors=True)
+            part.mkdir(parents=True)
+            write_two_ds(
+                part,
+                images=data.images,
+                questions_per_image=data.questions_per_image,
+                seed=100 * seed + place if data.seed is None else data.seed,
+            )
+            part.rename(folder)
+        path, images = folder / "data.json", folder
+    else:
+        if data.path is None or data.images is None:
+            raise ConfigError(f"{stage.name} has no data")
+        path, images = data.path, data.images
+    with path.open("rb") as file:
+        return Source(path, images, hashlib.file_digest(file, "sha256").hexdigest())
+
+
+def dataset_of(stage: Stage, source: Source, processor: Any) -> ConversationDataset:
+    """The stage's conversations, ready for the Trainer.
+
+    Raises:
+        DataError: a conversation is malformed; the message gives file and index.
+    """
+    return ConversationDataset(
+        source.path,
+        image_folder=source.images,
+        processor=processor,
+        limit=stage.limit,
+        prompt_style=stage.prompt_style,
+        max_length=stage.max_length,
+    )
