@@ -33,9 +33,11 @@ def require_given(recipe: Recipe) -> None:
         if isinstance(stage.data, GeneratedData):
             continue
         if stage.data.path is None or stage.data.images is None:
+            option = f"--{stage.name.replace('-', '')}"
             raise ConfigError(
-                f"{stage.name} of recipe {recipe.name!r} needs data ({stage.data.needs or 'JSON'}); "
-                f"give --{stage.name.replace('-', '')}-data and --{stage.name.replace('-', '')}-images"
+                f"{stage.name} of recipe {recipe.name!r} needs data "
+                f"({stage.data.needs or 'a LLaVA-format JSON file'}); give {option}-data and "
+                f"{option}-images"
             )
         if not stage.data.path.is_file():
             raise DataError(f"The data of {stage.name}, {stage.data.path}, is no existing file")

@@ -51,9 +51,10 @@ def accumulation(stage: Stage, world: int) -> int:
     at_once = stage.per_device_batch * world
     if stage.global_batch % at_once:
         raise ConfigError(
-            f"{stage.name} has a global batch of {stage.global_batch}, which {world} processes with "
-            f"{stage.per_device_batch} conversations each cannot share evenly; set "
-            f"stages.{stage.name}.per_device_batch so that it divides {stage.global_batch} / {world}"
+            f"{stage.name} has a global batch of {stage.global_batch}, which {world} processes "
+            f"with {stage.per_device_batch} conversations each cannot share evenly; set "
+            f"stages.{stage.name}.per_device_batch so that it divides {stage.global_batch} / "
+            f"{world}"
         )
     return stage.global_batch // at_once
 
