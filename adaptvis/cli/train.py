@@ -96,7 +96,7 @@ def train(
                 (stage1_images, stage2_images),
                 lora,
             )
-            folder = train_two_stages(
+            done = train_two_stages(
                 recipe_of(given),
                 output,
                 seed=seed,
@@ -104,6 +104,9 @@ def train(
                 max_steps=max_steps,
                 report_to=report_to or (),
             )
+            if done is None:
+                return
+            folder = done
     except KeyboardInterrupt:
         note("interrupted; continue with the same options and --resume")
         raise typer.Exit(130) from None

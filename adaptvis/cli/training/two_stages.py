@@ -1,7 +1,6 @@
 """Training a LLaVA in stages: options become a recipe, reports become a bar."""
 
 from collections.abc import Iterable
-from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -15,7 +14,7 @@ from rich.progress import (
 )
 
 from adaptvis.cli.console import progress_console
-from adaptvis.errors import ConfigError
+from adaptvis.errors import AdaptVisError, ConfigError
 
 __all__ = ["Given", "StageBars", "recipe_of", "train_two_stages"]
 
@@ -74,8 +73,11 @@ def train_two_stages(
     resume: bool,
     max_steps: int | None,
     report_to: Iterable[str],
-) -> Path:
-    """Run a recipe of `adaptvis.training.llava` with a bar per stage.
+) -> Path | None:
+    """Run a recipe of `adaptvis.training.llava` with a bar per stage; only one process speaks.
+
+    Returns:
+        The model's folder, or None in the processes that have nothing to say.
 
     Raises:
         AdaptVisError: as :func:`adaptvis.training.llava.run_recipe` does.
@@ -83,9 +85,14 @@ def train_two_stages(
     from adaptvis.training.llava import Settings, run_recipe
     from adaptvis.training.llava.processes import is_first
 
-    bars = StageBars() if is_first() else None
-    with bars or nullcontext():
-        settings = Settings(seed, max_steps, tuple(report_to), bars.show if bars else None)
+    if not is_first():
+        try:
+            run_recipe(recipe, output, Settings(seed, max_steps), resume=resume)
+        except AdaptVisError:
+            raise SystemExit(2) from None  # the first process says why
+        return None
+    with StageBars() as bars:
+        settings = Settings(seed, max_steps, tuple(report_to), bars.show)
         return run_recipe(recipe, output, settings, resume=resume)
 
 

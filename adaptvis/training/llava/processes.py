@@ -3,54 +3,59 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TypeVar
 
+import torch
 from accelerate import PartialState
+from accelerate.utils import broadcast_object_list, parse_flag_from_env
 
 from adaptvis.errors import AdaptVisError
 
-__all__ = ["first_then_all", "is_first", "processes", "wait"]
+__all__ = ["by_the_first", "is_first", "on_cpu", "processes", "wait"]
 
-Result = TypeVar("Result")
+
+def on_cpu() -> bool:
+    """Whether to train on the CPU: there is nothing else, or `accelerate launch --cpu` said so."""
+    return parse_flag_from_env("ACCELERATE_USE_CPU") or not torch.accelerator.is_available()
+
+
+def _state() -> PartialState:
+    # Made first here, and without `cpu` it would not join processes that have no GPU.
+    return PartialState(cpu=on_cpu())
 
 
 def processes() -> int:
     """Number of training processes, over all nodes."""
-    return int(PartialState().num_processes)
+    return int(_state().num_processes)
 
 
 def is_first() -> bool:
     """Whether this is the one process that writes and speaks."""
-    return bool(PartialState().is_main_process)
+    return bool(_state().is_main_process)
 
 
 def wait() -> None:
     """Until every process is here."""
-    PartialState().wait_for_everyone()
+    _state().wait_for_everyone()
 
 
-def first_then_all(work: Callable[[], Result]) -> Result:
-    """Do the work in the first process, then in the others, which find its files.
+def by_the_first(work: Callable[[], object]) -> None:
+    """Do the work in the first process while the others wait.
 
     A failure of the first is raised by all; the others would wait for it for ever.
 
     Raises:
         AdaptVisError: as `work` does.
     """
-    from accelerate.utils import broadcast_object_list
-
     if processes() == 1:
-        return work()
+        work()
+        return
     failure: list[str | None] = [None]
-    result: list[Result] = []
     if is_first():
         try:
-            result.append(work())
+            work()
         except AdaptVisError as error:
-            failure = [str(error)]
-            broadcast_object_list(failure)
+            broadcast_object_list([str(error)])
             raise
     broadcast_object_list(failure)
     if failure[0] is not None:
         raise AdaptVisError(failure[0])
-    return result[0] if result else work()

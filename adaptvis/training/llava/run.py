@@ -14,7 +14,7 @@ from adaptvis.evaluation.environment import versions
 from adaptvis.training.llava.base import begin
 from adaptvis.training.llava.data import Collator, check
 from adaptvis.training.llava.finish import logits_of, move_up, verify, write_model
-from adaptvis.training.llava.processes import first_then_all, is_first, processes, wait
+from adaptvis.training.llava.processes import by_the_first, is_first, processes, wait
 from adaptvis.training.llava.recipe import Recipe
 from adaptvis.training.llava.record import LOG, begin_record, read_record, update_record
 from adaptvis.training.llava.stage import Settings, Trained, train_stage
@@ -47,14 +47,15 @@ def run_recipe(
         "seed": settings.seed,
         "max_steps": settings.max_steps,
     }
-    first_then_all(lambda: begin_record(output, identity, resume=resume))
+    by_the_first(lambda: begin_record(output, identity, resume=resume))
     if (read_record(output) or {}).get("status") == "finished":
         return output
-    sources: dict[str, Source] = first_then_all(lambda: locate(recipe, output, settings.seed))
-    first_then_all(lambda: _describe(output, sources))
+    by_the_first(lambda: locate(recipe, output, settings.seed))
+    sources = locate(recipe, output, settings.seed)
+    by_the_first(lambda: _describe(output, sources))
     model, processor = begin(recipe, settings.seed)
     datasets = {s.name: dataset_of(s, sources[s.name], processor) for s in recipe.stages}
-    first_then_all(lambda: [check(dataset) for dataset in datasets.values()] and None)
+    by_the_first(lambda: [check(dataset) for dataset in datasets.values()])
     trained: Trained | None = None
     for stage in recipe.stages:
         folder = output / stage.name
@@ -90,7 +91,7 @@ def _load(folder: Path) -> Any:
 
 
 def _write(trained: Trained, processor: Any, folder: Path) -> None:
-    first_then_all(lambda: write_model(trained.model, processor, folder, trained.state))
+    by_the_first(lambda: write_model(trained.model, processor, folder, trained.state))
     wait()
 
 

@@ -21,7 +21,7 @@ from adaptvis.training.llava.checkpoints import last_complete, remove_incomplete
 from adaptvis.training.llava.data import Collator
 from adaptvis.training.llava.disk import full_disk_is_told, require_room
 from adaptvis.training.llava.freezing import prepare, trainable_parameters
-from adaptvis.training.llava.processes import first_then_all, processes, wait
+from adaptvis.training.llava.processes import by_the_first, processes, wait
 from adaptvis.training.llava.recipe import Recipe, Stage
 from adaptvis.training.llava.trainer import (
     StageTrainer,
@@ -72,7 +72,7 @@ def train_stage(
     """
     if not len(dataset):
         raise DataError(f"The data of {stage.name} has no conversations")
-    first_then_all(lambda: remove_incomplete(folder))
+    by_the_first(lambda: remove_incomplete(folder))
     checkpoint = last_complete(folder)
     if checkpoint is not None and (checkpoint / "config.json").is_file():
         # The Trainer looks for the names that the weights have in memory, not on disk.
@@ -82,7 +82,7 @@ def train_stage(
     set_seed(settings.seed)
     model = prepare(model, recipe, stage)
     total = total_steps(stage, len(dataset), settings.max_steps)
-    first_then_all(lambda: _room(folder, model))
+    by_the_first(lambda: _room(folder, model))
     sampler = make_sampler(stage, dataset.lengths, settings.seed)
     arguments = training_arguments(
         recipe,

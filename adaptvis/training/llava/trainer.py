@@ -12,7 +12,7 @@ from transformers import Trainer, TrainingArguments
 
 from adaptvis.errors import ConfigError
 from adaptvis.training.llava.data import ModalityLengthSampler
-from adaptvis.training.llava.processes import processes
+from adaptvis.training.llava.processes import on_cpu, processes
 from adaptvis.training.llava.recipe import Recipe, Stage
 
 __all__ = ["StageTrainer", "accumulation", "make_sampler", "training_arguments"]
@@ -69,7 +69,6 @@ def training_arguments(
     total_steps: int,
     report_to: tuple[str, ...],
     text_only: bool,
-    use_cpu: bool = False,
 ) -> TrainingArguments:
     """The Trainer's arguments of one stage.
 
@@ -110,6 +109,6 @@ def training_arguments(
         remove_unused_columns=False,
         report_to=list(report_to) or "none",
         disable_tqdm=True,
-        use_cpu=use_cpu,
+        use_cpu=on_cpu(),
         include_num_input_tokens_seen="no",
     )
