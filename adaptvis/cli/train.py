@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from adaptvis.cli.console import note, out
+from adaptvis.cli.training.two_stages import Given, recipe_of, train_two_stages
 from adaptvis.errors import ConfigError
 
 __all__ = ["train"]
@@ -59,6 +60,13 @@ def train(
     resume: Annotated[
         bool, typer.Option("--resume", help="Continue from the checkpoint in the output folder.")
     ] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Plan the memory of each GPU and stop.")
+    ] = False,
+    gpus: Annotated[int, typer.Option(min=1, help="With --dry-run: number of GPUs.")] = 8,
+    gpu_memory: Annotated[
+        float, typer.Option(min=0.1, help="With --dry-run: memory of each, in GB.")
+    ] = 80.0,
     listed: Annotated[bool, typer.Option("--list", help="List the recipes and stop.")] = False,
 ) -> None:
     """Train a model by a recipe; `--list` shows what there is.
@@ -75,27 +83,36 @@ def train(
 
         out().print(recipes_table())
         return
-    if recipe is None or output is None:
+    if recipe is None or (output is None and not dry_run):
         raise ConfigError("adaptvis train needs --recipe and --output; --list shows the recipes")
     if seed < 0:
         raise ConfigError(f"The seed must not be negative, got {seed}")
+    given = Given(
+        recipe,
+        tuple(settings or ()),
+        language_model,
+        vision_tower,
+        (stage1_data, stage2_data),
+        (stage1_images, stage2_images),
+        lora,
+    )
+    if recipe in tiny.RECIPES and (dry_run or given != Given(recipe)):
+        raise ConfigError(
+            f"Recipe {recipe!r} trains an embedded model on one CPU thread and takes only --seed, "
+            "--base, --resume and --output"
+        )
+    if dry_run:
+        from adaptvis.cli.training.dry_run import memory_table
+
+        out().print(memory_table(recipe_of(given), gpus=gpus, gpu_memory=gpu_memory, seed=seed))
+        return
+    assert output is not None
     try:
         if recipe in tiny.RECIPES:
             from adaptvis.cli.training.embedded import train_embedded
 
             folder = train_embedded(recipe, output, seed=seed, base=base, resume=resume)
         else:
-            from adaptvis.cli.training.two_stages import Given, recipe_of, train_two_stages
-
-            given = Given(
-                recipe,
-                tuple(settings or ()),
-                language_model,
-                vision_tower,
-                (stage1_data, stage2_data),
-                (stage1_images, stage2_images),
-                lora,
-            )
             done = train_two_stages(
                 recipe_of(given),
                 output,
