@@ -20,12 +20,12 @@ def memory_table(recipe: Any, *, gpus: int, gpu_memory: float, seed: int) -> Gro
     from adaptvis.training.llava.shapes import shapes_of
 
     shapes = shapes_of(recipe, seed)
-    table = Table(box=box.SIMPLE_HEAD)
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
     for header in ("stage", "strategy", "checkpointing"):
         table.add_column(header, no_wrap=True)
     parts = ("weights", "gradients", "optimiser", "working", "activations", "total")
     for header in (*parts, f"fits {gpu_memory:g} GB"):
-        table.add_column(header, justify="right")
+        table.add_column(header, justify="right", no_wrap=True)
     for stage in recipe.stages:
         for strategy in STRATEGIES:
             for checkpointing in (True, False):

@@ -61,6 +61,10 @@ class GeneratedData(_Frozen):
     kind: Literal["two_ds"] = "two_ds"
     images: Positive
     questions_per_image: Positive = 6
+    turns: Positive = 1
+    """Questions of an image that form one conversation."""
+    objects: dict[int, Annotated[float, Field(ge=0)]] | None = None
+    """Weight of each number of objects in a scene; None: the generator's own."""
     seed: Annotated[int, Field(ge=0)] | None = None
     """None: a seed of the run's own, another in every stage."""
 

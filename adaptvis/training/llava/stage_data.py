@@ -69,9 +69,11 @@ def _source(place: int, stage: Stage, output: Path, seed: int) -> Source:
                 images=data.images,
                 questions_per_image=data.questions_per_image,
                 seed=100 * seed + place if data.seed is None else data.seed,
+                turns=data.turns,
+                **({} if data.objects is None else {"objects": data.objects}),
             )
             part.rename(folder)
-        path, images = folder / "data.json", folder
+        path, images = folder / "data.json", folder / "images"
     else:
         if data.path is None or data.images is None:
             raise ConfigError(f"{stage.name} has no data")
