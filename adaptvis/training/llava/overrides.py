@@ -46,7 +46,10 @@ def _number(value: Any) -> Any:
 
 def _put(values: Any, steps: list[str], value: Any, setting: str) -> None:
     for step in steps[:-1]:
-        values = values[_place(values, step, setting)]
+        place = _place(values, step, setting)
+        if values[place] is None:
+            values[place] = {}  # such as lora; the recipe's own check names what is wrong in it
+        values = values[place]
     values[_place(values, steps[-1], setting)] = value
 
 
@@ -61,6 +64,6 @@ def _place(values: Any, step: str, setting: str) -> Any:
         raise ConfigError(f"--set {setting!r}: " + unknown_name("entry", step, known))
     if not isinstance(values, dict):
         raise ConfigError(f"--set {setting!r}: there is nothing below {step!r} to set")
-    if step not in values:
+    if values and step not in values:
         raise ConfigError(f"--set {setting!r}: " + unknown_name("field", step, values))
     return step

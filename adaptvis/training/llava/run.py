@@ -12,13 +12,19 @@ from transformers import AutoModelForImageTextToText
 
 from adaptvis.evaluation.environment import versions
 from adaptvis.training.llava.base import begin
-from adaptvis.training.llava.data import Collator, check
 from adaptvis.training.llava.finish import logits_of, move_up, verify, write_model
 from adaptvis.training.llava.processes import by_the_first, is_first, processes, wait
 from adaptvis.training.llava.recipe import Recipe
 from adaptvis.training.llava.record import LOG, begin_record, read_record, update_record
 from adaptvis.training.llava.stage import Settings, Trained, train_stage
-from adaptvis.training.llava.stage_data import Source, dataset_of, locate, require_given
+from adaptvis.training.llava.stage_data import (
+    Source,
+    collator_of,
+    dataset_of,
+    locate,
+    require_given,
+    require_usable,
+)
 
 __all__ = ["run_recipe"]
 
@@ -55,7 +61,7 @@ def run_recipe(
     by_the_first(lambda: _describe(output, sources))
     model, processor = begin(recipe, settings.seed)
     datasets = {s.name: dataset_of(s, sources[s.name], processor) for s in recipe.stages}
-    by_the_first(lambda: [check(dataset) for dataset in datasets.values()])
+    by_the_first(lambda: require_usable(datasets.values()))
     trained: Trained | None = None
     for stage in recipe.stages:
         folder = output / stage.name
@@ -72,7 +78,7 @@ def run_recipe(
             _remove_checkpoints(folder)
     if trained is not None:
         last = recipe.stages[-1]
-        probe = Collator(processor.tokenizer.pad_token_id)([datasets[last.name][0]])
+        probe = collator_of(datasets[last.name])([datasets[last.name][0]])
         _finish(trained, processor, recipe, output, probe)
         _remove_checkpoints(output / last.name)
     wait()

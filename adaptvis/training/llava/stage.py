@@ -8,7 +8,6 @@ from typing import Any, NamedTuple
 
 from transformers import AutoModelForImageTextToText, set_seed
 
-from adaptvis.errors import DataError
 from adaptvis.training.llava.callbacks import (
     Epochs,
     Guard,
@@ -18,11 +17,11 @@ from adaptvis.training.llava.callbacks import (
     WholeCheckpoints,
 )
 from adaptvis.training.llava.checkpoints import last_complete, remove_incomplete
-from adaptvis.training.llava.data import Collator
 from adaptvis.training.llava.disk import full_disk_is_told, require_room
 from adaptvis.training.llava.freezing import prepare, trainable_parameters
 from adaptvis.training.llava.processes import by_the_first, processes, wait
 from adaptvis.training.llava.recipe import Recipe, Stage
+from adaptvis.training.llava.stage_data import collator_of
 from adaptvis.training.llava.trainer import (
     StageTrainer,
     accumulation,
@@ -68,10 +67,7 @@ def train_stage(
     Raises:
         TrainingStopped: loss or gradient is not finite any more.
         OutputError: there is not, or no longer, room for checkpoints.
-        DataError: there are no conversations.
     """
-    if not len(dataset):
-        raise DataError(f"The data of {stage.name} has no conversations")
     by_the_first(lambda: remove_incomplete(folder))
     checkpoint = last_complete(folder)
     if checkpoint is not None and (checkpoint / "config.json").is_file():
@@ -92,13 +88,12 @@ def train_stage(
         steps=total if stage.steps or settings.max_steps else None,
         total_steps=total,
         report_to=settings.report_to,
-        text_only=any(length < 0 for length in dataset.lengths),
     )
     trainer = StageTrainer(
         model=model,
         args=arguments,
         train_dataset=dataset,
-        data_collator=Collator(processor.tokenizer.pad_token_id),
+        data_collator=collator_of(dataset),
         processing_class=processor,
         sampler=sampler,
         callbacks=[

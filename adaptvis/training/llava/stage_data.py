@@ -4,14 +4,24 @@ from __future__ import annotations
 
 import hashlib
 import shutil
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from adaptvis.errors import ConfigError, DataError
-from adaptvis.training.llava.data import ConversationDataset, write_two_ds
+from adaptvis.training.llava.data import Collator, ConversationDataset, check, write_two_ds
 from adaptvis.training.llava.recipe import GeneratedData, Recipe, Stage
 
-__all__ = ["Source", "dataset_of", "locate", "require_given"]
+__all__ = [
+    "Source",
+    "collator_of",
+    "dataset_of",
+    "locate",
+    "require_given",
+    "require_usable",
+]
+
+_REPORTED = 20
 
 
 class Source(NamedTuple):
@@ -96,3 +106,24 @@ def dataset_of(stage: Stage, source: Source, processor: Any) -> ConversationData
         prompt_style=stage.prompt_style,
         max_length=stage.max_length,
     )
+
+
+def require_usable(datasets: Iterable[ConversationDataset]) -> None:
+    """Look at every conversation and image before the first step.
+
+    Raises:
+        DataError: the first that cannot be trained with, and how many more were found.
+    """
+    for dataset in datasets:
+        if not len(dataset):
+            raise DataError(f"{dataset.path} has no conversations")
+        problems = [p for p in check(dataset, most=_REPORTED) if p.fatal]
+        if problems:
+            more = len(problems) - 1
+            least = "at least " if len(problems) == _REPORTED else ""
+            raise DataError(problems[0].message + (f" ({least}{more} more like it)" * bool(more)))
+
+
+def collator_of(dataset: ConversationDataset) -> Collator:
+    """Batches of these conversations, with an image even where all are text alone."""
+    return Collator(dataset.processor.tokenizer.pad_token_id, image_tokens=dataset.image_tokens)

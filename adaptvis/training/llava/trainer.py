@@ -68,14 +68,12 @@ def training_arguments(
     steps: int | None,
     total_steps: int,
     report_to: tuple[str, ...],
-    text_only: bool,
 ) -> TrainingArguments:
     """The Trainer's arguments of one stage.
 
     Args:
         steps: the stage's steps where it goes by steps, else None for its epochs.
         total_steps: either way, for the warm-up's share.
-        text_only: some conversations have no image, so the projector may get no gradient.
     """
     reach = {"max_steps": steps} if steps else {"num_train_epochs": stage.epochs}
     return TrainingArguments(
@@ -95,7 +93,8 @@ def training_arguments(
         bf16=recipe.precision == "bfloat16",
         gradient_checkpointing=recipe.gradient_checkpointing,
         gradient_checkpointing_kwargs={"use_reentrant": False},
-        ddp_find_unused_parameters=text_only,
+        # The collator gives a batch of text alone a black image, so that none is unused.
+        ddp_find_unused_parameters=False,
         # Every step: the guard must see a loss before the weights of its step are saved.
         logging_steps=1,
         logging_nan_inf_filter=False,
