@@ -8,14 +8,28 @@ import torch
 from accelerate import PartialState
 from accelerate.utils import broadcast_object_list, parse_flag_from_env
 
-from adaptvis.errors import AdaptVisError
+from adaptvis.errors import AdaptVisError, UnsupportedError
 
-__all__ = ["by_the_first", "is_first", "on_cpu", "processes", "wait"]
+__all__ = ["by_the_first", "is_first", "on_cpu", "processes", "require_what_was_launched", "wait"]
 
 
 def on_cpu() -> bool:
     """Whether to train on the CPU: there is nothing else, or `accelerate launch --cpu` said so."""
     return parse_flag_from_env("ACCELERATE_USE_CPU") or not torch.accelerator.is_available()
+
+
+def require_what_was_launched() -> None:
+    """Refuse sharding on the CPU, where accelerate would silently copy the model instead.
+
+    Raises:
+        UnsupportedError: FSDP or DeepSpeed was asked for without a GPU.
+    """
+    for flag, name in (("ACCELERATE_USE_FSDP", "FSDP"), ("ACCELERATE_USE_DEEPSPEED", "DeepSpeed")):
+        if on_cpu() and parse_flag_from_env(flag):
+            raise UnsupportedError(
+                f"{name} needs GPUs, and training runs on the CPU here; start it with "
+                "accelerate launch --multi_gpu --num_processes N, which copies the model"
+            )
 
 
 def _state() -> PartialState:

@@ -73,7 +73,7 @@ class Lora(_Frozen):
     """Low-rank adapters on the language model's linear layers, merged when the stage is done."""
 
     rank: Positive = 128
-    alpha: PositiveNumber = 256.0
+    alpha: Positive = 256
     dropout: Share = 0.05
     learning_rate: PositiveNumber | None = 2e-4
     """Replaces the stage's; None keeps that."""

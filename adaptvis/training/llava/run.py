@@ -13,7 +13,13 @@ from transformers import AutoModelForImageTextToText
 from adaptvis.evaluation.environment import versions
 from adaptvis.training.llava.base import begin
 from adaptvis.training.llava.finish import logits_of, move_up, verify, write_model
-from adaptvis.training.llava.processes import by_the_first, is_first, processes, wait
+from adaptvis.training.llava.processes import (
+    by_the_first,
+    is_first,
+    processes,
+    require_what_was_launched,
+    wait,
+)
 from adaptvis.training.llava.recipe import Recipe
 from adaptvis.training.llava.record import LOG, begin_record, read_record, update_record
 from adaptvis.training.llava.stage import Settings, Trained, train_stage
@@ -47,6 +53,7 @@ def run_recipe(
         TrainingStopped: the loss is not finite any more.
     """
     settings = settings or Settings()
+    require_what_was_launched()
     require_given(recipe)
     identity = {
         "recipe": recipe.model_dump(mode="json"),
