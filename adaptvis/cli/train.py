@@ -1,20 +1,21 @@
-"""`adaptvis train`: the embedded models from scratch."""
+"""`adaptvis train`: the embedded models from scratch, and LLaVAs in two stages."""
 
 from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich import box
-from rich.table import Table
 
 from adaptvis.cli.console import note, out
+from adaptvis.cli.training.two_stages import Given, recipe_of, train_two_stages
 from adaptvis.errors import ConfigError
 
 __all__ = ["train"]
 
 
 def train(
-    recipe: Annotated[str | None, typer.Option(help="Which model to train.")] = None,
+    recipe: Annotated[
+        str | None, typer.Option(help="Name of a recipe, or a YAML file of one.")
+    ] = None,
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="Folder for the trained model.")
     ] = None,
@@ -23,75 +24,107 @@ def train(
         str | None,
         typer.Option(help="Model to continue from: a folder or an embedded model's name."),
     ] = None,
+    language_model: Annotated[
+        str | None, typer.Option(help="Instead of the recipe's: embedded name, folder or hub id.")
+    ] = None,
+    vision_tower: Annotated[
+        str | None, typer.Option(help="Instead of the recipe's: embedded name, folder or hub id.")
+    ] = None,
+    stage1_data: Annotated[
+        Path | None, typer.Option(help="LLaVA-format JSON file of the first stage.")
+    ] = None,
+    stage1_images: Annotated[
+        Path | None, typer.Option(help="Folder of its images; default: where the file is.")
+    ] = None,
+    stage2_data: Annotated[
+        Path | None, typer.Option(help="LLaVA-format JSON file of the second stage.")
+    ] = None,
+    stage2_images: Annotated[
+        Path | None, typer.Option(help="Folder of its images; default: where the file is.")
+    ] = None,
+    lora: Annotated[
+        bool, typer.Option("--lora", help="Train the language model through LoRA, merged after.")
+    ] = False,
+    settings: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set", help="Any field of the recipe: stages.stage-1.steps=100; repeatable."
+        ),
+    ] = None,
+    max_steps: Annotated[
+        int | None, typer.Option(min=1, help="At most so many steps in each stage.")
+    ] = None,
+    report_to: Annotated[
+        list[str] | None, typer.Option(help="tensorboard or wandb; repeatable.")
+    ] = None,
     resume: Annotated[
         bool, typer.Option("--resume", help="Continue from the checkpoint in the output folder.")
     ] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Plan the memory of each GPU and stop.")
+    ] = False,
+    gpus: Annotated[int, typer.Option(min=1, help="With --dry-run: number of GPUs.")] = 8,
+    gpu_memory: Annotated[
+        float, typer.Option(min=0.1, help="With --dry-run: memory of each, in GB.")
+    ] = 80.0,
     listed: Annotated[bool, typer.Option("--list", help="List the recipes and stop.")] = False,
 ) -> None:
-    """Train one of the embedded models again, on one CPU thread.
+    """Train a model by a recipe; `--list` shows what there is.
 
-    A recipe and a seed decide the result. Recipes that continue another model take it from --base.
+    A recipe and a seed decide the result. On several GPUs, or CPU processes, start it with
+    `accelerate launch -m adaptvis train ...`; the recipe's global batch stays what it is.
 
-    Example: `adaptvis train --recipe tiny-2ds --seed 1 --output my-model`
+    Example: `adaptvis train --recipe tiny-2ds-normalize --seed 1 --output my-model`
     """
-    from adaptvis.evaluation.output import check_output
-    from adaptvis.training.tiny import load_recipe, run_recipe
+    from adaptvis.training import tiny
 
     if listed:
-        out().print(_recipes())
+        from adaptvis.cli.training.recipes import recipes_table
+
+        out().print(recipes_table())
         return
-    if recipe is None or output is None:
+    if recipe is None or (output is None and not dry_run):
         raise ConfigError("adaptvis train needs --recipe and --output; --list shows the recipes")
     if seed < 0:
         raise ConfigError(f"The seed must not be negative, got {seed}")
-    continued = load_recipe(recipe).base
-    if continued and base is None:
+    given = Given(
+        recipe,
+        tuple(settings or ()),
+        language_model,
+        vision_tower,
+        (stage1_data, stage2_data),
+        (stage1_images, stage2_images),
+        lora,
+    )
+    if recipe in tiny.RECIPES and (dry_run or given != Given(recipe)):
         raise ConfigError(
-            f"Recipe {recipe!r} continues a model of recipe {continued!r}; give it with --base"
+            f"Recipe {recipe!r} trains an embedded model on one CPU thread and takes only --seed, "
+            "--base, --resume and --output"
         )
-    base_folder = _base_folder(base)
-    # With --resume too: a checkpoint there is what is wanted, so only the writing is checked.
-    check_output(output, resume=resume)
-    console = out()
+    if dry_run:
+        from adaptvis.cli.training.dry_run import memory_table
+
+        out().print(memory_table(recipe_of(given), gpus=gpus, gpu_memory=gpu_memory, seed=seed))
+        return
+    assert output is not None
     try:
-        folder = run_recipe(
-            recipe,
-            output,
-            seed,
-            base=base_folder,
-            resume=resume,
-            progress=lambda line: console.print(line, markup=False, soft_wrap=True),
-        )
+        if recipe in tiny.RECIPES:
+            from adaptvis.cli.training.embedded import train_embedded
+
+            folder = train_embedded(recipe, output, seed=seed, base=base, resume=resume)
+        else:
+            done = train_two_stages(
+                recipe_of(given),
+                output,
+                seed=seed,
+                resume=resume,
+                max_steps=max_steps,
+                report_to=report_to or (),
+            )
+            if done is None:
+                return
+            folder = done
     except KeyboardInterrupt:
         note("interrupted; continue with the same options and --resume")
         raise typer.Exit(130) from None
-    console.print(f"Wrote {folder}", markup=False, soft_wrap=True)
-
-
-def _base_folder(base: str | None) -> Path | None:
-    from adaptvis.cli.models import resolve_model
-
-    if base is None:
-        return None
-    model = resolve_model(base)
-    if model.folder is None:
-        raise ConfigError(f"--base must be a local model folder, got the hub id {base!r}")
-    return model.folder
-
-
-def _recipes() -> Table:
-    from adaptvis.training.tiny import RECIPES, load_recipe
-
-    table = Table(box=box.SIMPLE_HEAD)
-    for header in ("recipe", "continues", "stages"):
-        table.add_column(header)
-    table.add_column("steps", justify="right")
-    for name in RECIPES:
-        recipe = load_recipe(name)
-        table.add_row(
-            name,
-            recipe.base or "-",
-            ", ".join(stage.name for stage in recipe.stages),
-            str(sum(stage.steps for stage in recipe.stages)),
-        )
-    return table
+    out().print(f"Wrote {folder}", markup=False, soft_wrap=True)

@@ -1,0 +1,1 @@
+"""What `adaptvis train` is made of."""

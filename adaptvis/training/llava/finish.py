@@ -1,0 +1,74 @@
+"""Writing a trained model whole, and checking that what was written is what was trained."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import AutoModelForImageTextToText
+
+from adaptvis.errors import OutputError
+
+__all__ = ["logits_of", "move_up", "verify", "write_model"]
+
+
+def write_model(model: Any, processor: Any, folder: Path, state: dict[str, Tensor] | None) -> None:
+    """Write model and processor into a folder that is there when it is whole.
+
+    Args:
+        state: the gathered weights where processes hold shards, else None.
+    """
+    part = folder.with_name(f".{folder.name}.part")
+    shutil.rmtree(part, ignore_errors=True)
+    model.save_pretrained(part, **({} if state is None else {"state_dict": state}))
+    processor.save_pretrained(part)
+    shutil.rmtree(folder, ignore_errors=True)
+    part.rename(folder)
+
+
+def move_up(folder: Path, target: Path) -> None:
+    """Move a model's files up; config.json last, without which a folder is no model."""
+    names = sorted(os.listdir(folder), key=lambda name: (name == "config.json", name))
+    for name in names:
+        os.replace(folder / name, target / name)
+    folder.rmdir()
+
+
+@torch.no_grad()
+def logits_of(model: Any, batch: dict[str, Tensor]) -> Tensor:
+    """Logits [B, L, V] on the CPU, without dropout."""
+    was_training = model.training
+    model.eval()
+    parameter = next(model.parameters())
+    inputs = {
+        key: value.to(parameter.device, parameter.dtype if value.is_floating_point() else None)
+        for key, value in batch.items()
+        if key != "labels"
+    }
+    logits: Tensor = model(**inputs).logits.cpu()
+    model.train(was_training)
+    return logits
+
+
+def verify(folder: Path, batch: dict[str, Tensor], expected: Tensor, device: Any) -> None:
+    """Load a written model and compare its logits with the trained model's, bit for bit.
+
+    Raises:
+        OutputError: they differ, or the model does not load.
+    """
+    try:
+        loaded = AutoModelForImageTextToText.from_pretrained(folder, dtype="auto").to(device)
+    except (OSError, ValueError, RuntimeError, KeyError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise OutputError(f"The model written to {folder} does not load: {reason}") from None
+    found = logits_of(loaded, batch)
+    if not torch.equal(found, expected):
+        difference = (found.float() - expected.float()).abs().max().item()
+        raise OutputError(
+            f"The model written to {folder} differs from the trained one (logits by up to "
+            f"{difference:.3g}); the disk may be damaged, so train the last steps again"
+        )

@@ -1,0 +1,75 @@
+"""What the training's processes agree on: who writes, and when all have arrived."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from accelerate import PartialState
+from accelerate.utils import broadcast_object_list, parse_flag_from_env
+
+from adaptvis.errors import AdaptVisError, UnsupportedError
+
+__all__ = ["by_the_first", "is_first", "on_cpu", "processes", "require_what_was_launched", "wait"]
+
+
+def on_cpu() -> bool:
+    """Whether to train on the CPU: there is nothing else, or `accelerate launch --cpu` said so."""
+    return parse_flag_from_env("ACCELERATE_USE_CPU") or not torch.accelerator.is_available()
+
+
+def require_what_was_launched() -> None:
+    """Refuse sharding on the CPU, where accelerate would silently copy the model instead.
+
+    Raises:
+        UnsupportedError: FSDP or DeepSpeed was asked for without a GPU.
+    """
+    for flag, name in (("ACCELERATE_USE_FSDP", "FSDP"), ("ACCELERATE_USE_DEEPSPEED", "DeepSpeed")):
+        if on_cpu() and parse_flag_from_env(flag):
+            raise UnsupportedError(
+                f"{name} needs GPUs, and training runs on the CPU here; start it with "
+                "accelerate launch --multi_gpu --num_processes N, which copies the model"
+            )
+
+
+def _state() -> PartialState:
+    # Made first here, and without `cpu` it would not join processes that have no GPU.
+    return PartialState(cpu=on_cpu())
+
+
+def processes() -> int:
+    """Number of training processes, over all nodes."""
+    return int(_state().num_processes)
+
+
+def is_first() -> bool:
+    """Whether this is the one process that writes and speaks."""
+    return bool(_state().is_main_process)
+
+
+def wait() -> None:
+    """Until every process is here."""
+    _state().wait_for_everyone()
+
+
+def by_the_first(work: Callable[[], object]) -> None:
+    """Do the work in the first process while the others wait.
+
+    A failure of the first is raised by all; the others would wait for it for ever.
+
+    Raises:
+        AdaptVisError: as `work` does.
+    """
+    if processes() == 1:
+        work()
+        return
+    failure: list[str | None] = [None]
+    if is_first():
+        try:
+            work()
+        except AdaptVisError as error:
+            broadcast_object_list([str(error)])
+            raise
+    broadcast_object_list(failure)
+    if failure[0] is not None:
+        raise AdaptVisError(failure[0])

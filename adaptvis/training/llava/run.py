@@ -1,0 +1,140 @@
+"""A run: its stages in order, then the finished model, checked."""
+
+from __future__ import annotations
+
+import shutil
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoModelForImageTextToText
+
+from adaptvis.evaluation.environment import versions
+from adaptvis.training.llava.base import begin
+from adaptvis.training.llava.finish import logits_of, move_up, verify, write_model
+from adaptvis.training.llava.processes import (
+    by_the_first,
+    is_first,
+    processes,
+    require_what_was_launched,
+    wait,
+)
+from adaptvis.training.llava.recipe import Recipe
+from adaptvis.training.llava.record import LOG, begin_record, read_record, update_record
+from adaptvis.training.llava.stage import Settings, Trained, train_stage
+from adaptvis.training.llava.stage_data import (
+    Source,
+    collator_of,
+    dataset_of,
+    locate,
+    require_given,
+    require_usable,
+)
+
+__all__ = ["run_recipe"]
+
+
+def run_recipe(
+    recipe: Recipe, output: Path, settings: Settings | None = None, *, resume: bool = False
+) -> Path:
+    """Train a recipe and write the model into `output`, where `training.json` describes it.
+
+    Call it in every process of an `accelerate launch`; only the first writes.
+
+    Args:
+        resume: continue the run in `output` from its last whole checkpoint.
+
+    Raises:
+        ConfigError: the recipe does not fit its parts, or data was not given.
+        DataError: conversations are malformed or images are missing, before the first step.
+        CheckpointError: a part of the base is missing or of another architecture.
+        OutputError: the folder is not writable, full, or holds another run.
+        TrainingStopped: the loss is not finite any more.
+    """
+    settings = settings or Settings()
+    require_what_was_launched()
+    require_given(recipe)
+    identity = {
+        "recipe": recipe.model_dump(mode="json"),
+        "seed": settings.seed,
+        "max_steps": settings.max_steps,
+    }
+    by_the_first(lambda: begin_record(output, identity, resume=resume))
+    if (read_record(output) or {}).get("status") == "finished":
+        return output
+    by_the_first(lambda: locate(recipe, output, settings.seed))
+    sources = locate(recipe, output, settings.seed)
+    by_the_first(lambda: _describe(output, sources))
+    model, processor = begin(recipe, settings.seed)
+    datasets = {s.name: dataset_of(s, sources[s.name], processor) for s in recipe.stages}
+    by_the_first(lambda: require_usable(datasets.values()))
+    trained: Trained | None = None
+    for stage in recipe.stages:
+        folder = output / stage.name
+        if (folder / "model").is_dir():
+            model = None
+            continue
+        if model is None or trained is not None:
+            model = _load(output / recipe.stages[recipe.stages.index(stage) - 1].name / "model")
+        trained = train_stage(
+            model, processor, datasets[stage.name], recipe, stage, folder, output / LOG, settings
+        )
+        if stage is not recipe.stages[-1]:
+            _write(trained, processor, folder / "model")
+            _remove_checkpoints(folder)
+    if trained is not None:
+        last = recipe.stages[-1]
+        probe = collator_of(datasets[last.name])([datasets[last.name][0]])
+        _finish(trained, processor, recipe, output, probe)
+        _remove_checkpoints(output / last.name)
+    wait()
+    return output
+
+
+def _describe(output: Path, sources: dict[str, Source]) -> None:
+    hashes = {name: source.sha256 for name, source in sources.items()}
+    update_record(output, {"data": hashes}, fixed=True)
+    found = versions({}) | {"accelerate": version("accelerate")}
+    update_record(output, {"versions": found, "processes": processes(), "loss_curve": LOG})
+
+
+def _load(folder: Path) -> Any:
+    return AutoModelForImageTextToText.from_pretrained(folder, dtype=torch.float32)
+
+
+def _write(trained: Trained, processor: Any, folder: Path) -> None:
+    by_the_first(lambda: write_model(trained.model, processor, folder, trained.state))
+    wait()
+
+
+def _finish(
+    trained: Trained, processor: Any, recipe: Recipe, output: Path, probe: dict[str, Any]
+) -> None:
+    if not is_first():
+        return
+    model = trained.model
+    dtype = getattr(torch, recipe.save_dtype)
+    state = trained.state
+    if state is None:
+        model = model.to(dtype)
+        model.config.dtype = dtype
+    else:
+        state = {k: v.to(dtype) if v.is_floating_point() else v for k, v in state.items()}
+    folder = output / ".finished"
+    write_model(model, processor, folder, state)
+    checked = "tensors"
+    if state is None:
+        device = next(model.parameters()).device
+        verify(folder, probe, logits_of(model, probe), device)
+        checked = "logits equal bit for bit"
+    move_up(folder, output)
+    update_record(output, {"status": "finished", "verified": checked, "steps": trained.steps})
+
+
+def _remove_checkpoints(folder: Path) -> None:
+    wait()
+    if is_first():
+        for checkpoint in folder.glob("checkpoint-*"):
+            shutil.rmtree(checkpoint, ignore_errors=True)
+    wait()

@@ -1,0 +1,113 @@
+"""The library's Trainer with our order of conversations, and its arguments from a recipe."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.utils.data import Sampler
+from torch.utils.data.distributed import DistributedSampler
+from transformers import Trainer, TrainingArguments
+
+from adaptvis.errors import ConfigError
+from adaptvis.training.llava.data import ModalityLengthSampler
+from adaptvis.training.llava.processes import on_cpu, processes
+from adaptvis.training.llava.recipe import Recipe, Stage
+
+__all__ = ["StageTrainer", "accumulation", "make_sampler", "training_arguments"]
+
+
+class StageTrainer(Trainer):
+    """Everything is the library's except the sampler."""
+
+    def __init__(self, *, sampler: Sampler[int], **options: Any) -> None:
+        super().__init__(**options)
+        self._sampler = sampler
+
+    def _get_train_sampler(self, train_dataset: Any = None) -> Sampler[int]:
+        return self._sampler
+
+
+def make_sampler(stage: Stage, lengths: list[int], seed: int) -> Sampler[int]:
+    """The order of the stage's conversations, the same for any number of processes.
+
+    Args:
+        lengths: tokens of every conversation, negative where it has no image.
+    """
+    if stage.group_by_modality_length:
+        parts = stage.global_batch // stage.per_device_batch
+        return ModalityLengthSampler(lengths, stage.per_device_batch, parts, seed=seed)
+    # A permutation per seed and epoch; accelerate deals its batches to the processes.
+    return DistributedSampler(range(len(lengths)), num_replicas=1, rank=0, seed=seed)  # type: ignore[arg-type]
+
+
+def accumulation(stage: Stage, world: int) -> int:
+    """Micro-batches per process and optimiser step.
+
+    Raises:
+        ConfigError: the global batch cannot be dealt evenly.
+    """
+    at_once = stage.per_device_batch * world
+    if stage.global_batch % at_once:
+        raise ConfigError(
+            f"{stage.name} has a global batch of {stage.global_batch}, which {world} processes "
+            f"with {stage.per_device_batch} conversations each cannot share evenly; set "
+            f"stages.{stage.name}.per_device_batch so that it divides {stage.global_batch} / "
+            f"{world}"
+        )
+    return stage.global_batch // at_once
+
+
+def training_arguments(
+    recipe: Recipe,
+    stage: Stage,
+    folder: Path,
+    *,
+    seed: int,
+    steps: int | None,
+    total_steps: int,
+    report_to: tuple[str, ...],
+) -> TrainingArguments:
+    """The Trainer's arguments of one stage.
+
+    Args:
+        steps: the stage's steps where it goes by steps, else None for its epochs.
+        total_steps: either way, for the warm-up's share.
+    """
+    reach = {"max_steps": steps} if steps else {"num_train_epochs": stage.epochs}
+    return TrainingArguments(
+        output_dir=str(folder),
+        seed=seed,
+        data_seed=seed,
+        **reach,
+        per_device_train_batch_size=stage.per_device_batch,
+        gradient_accumulation_steps=accumulation(stage, processes()),
+        learning_rate=recipe.stage_learning_rate(stage),
+        lr_scheduler_type=stage.schedule,
+        warmup_steps=round(stage.warmup * total_steps),
+        weight_decay=stage.weight_decay,
+        adam_beta1=stage.adam_betas[0],
+        adam_beta2=stage.adam_betas[1],
+        max_grad_norm=stage.max_grad_norm,
+        bf16=recipe.precision == "bfloat16",
+        gradient_checkpointing=recipe.gradient_checkpointing,
+        gradient_checkpointing_kwargs={"use_reentrant": False},
+        # The collator gives a batch of text alone a black image, so that none is unused.
+        ddp_find_unused_parameters=False,
+        # Every step: the guard must see a loss before the weights of its step are saved.
+        logging_steps=1,
+        logging_nan_inf_filter=False,
+        save_strategy="steps",
+        save_steps=stage.save_every,
+        # The newer of the two may be half-written when the process dies.
+        save_total_limit=2,
+        dataloader_num_workers=stage.workers,
+        dataloader_pin_memory=torch.cuda.is_available(),
+        dataloader_persistent_workers=stage.workers > 0,
+        remove_unused_columns=False,
+        report_to=list(report_to) or "none",
+        disable_tqdm=True,
+        use_cpu=on_cpu(),
+        include_num_input_tokens_seen="no",
+    )
