@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor, nn
 from transformers import LlavaForConditionalGeneration, initialization
 from transformers.conversion_mapping import get_model_conversion_mapping
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
@@ -28,6 +29,7 @@ class AdaptVisLlavaForConditionalGeneration(LlavaForConditionalGeneration):
     def __init__(self, config: AdaptVisLlavaConfig):
         super().__init__(config)
         self.model.multi_modal_projector = AdaptVisProjector(config)
+        self.register_load_state_dict_pre_hook(_accept_names_on_disk)
         self.post_init()
 
     @torch.no_grad()
@@ -58,3 +60,26 @@ def name_architectures(config: AdaptVisLlavaConfig) -> None:
     decoder = MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.get(config.text_config.model_type)
     if decoder is not None:
         config.text_config.architectures = [decoder]
+
+
+_ON_DISK = (
+    ("vision_tower.vision_model.", "model.vision_tower."),
+    ("multi_modal_projector.", "model.multi_modal_projector."),
+    ("language_model.model.", "model.language_model."),
+    ("language_model.lm_head.", "lm_head."),
+)
+
+
+def _accept_names_on_disk(
+    module: nn.Module, state_dict: dict[str, Tensor], prefix: str, *_: Any
+) -> None:
+    """Give tensors that are named as ``save_pretrained`` names them the module's own names.
+
+    The Trainer resumes by ``load_state_dict(strict=False)`` with what is on disk, and would
+    silently restore nothing.
+    """
+    for name in list(state_dict):
+        for stored, own in _ON_DISK:
+            if name.startswith(prefix + stored):
+                rest = name.removeprefix(prefix + stored)
+                state_dict[prefix + own + rest] = state_dict.pop(name)

@@ -5,6 +5,7 @@ Either may itself be a LLaVA, of which the part is then taken.
 
 from __future__ import annotations
 
+import pickle
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -78,6 +79,12 @@ def readable(what: str, source: str | Path) -> Iterator[None]:
     except SafetensorError as error:
         raise CheckpointError(
             f"The weights of {source} are damaged ({error}); get them again"
+        ) from None
+    except pickle.UnpicklingError:
+        # Torch's own message advises to let the file run code.
+        raise CheckpointError(
+            f"Cannot read {what} from {source}: a .bin file is damaged, or holds something else "
+            "than tensors"
         ) from None
     except (OSError, KeyError, ImportError, ValueError, TypeError, RuntimeError) as error:
         first = str(error).strip().splitlines()[0] if str(error).strip() else repr(error)

@@ -23,7 +23,9 @@ def test_a_text_model_is_refused_with_the_known_families():
         num_attention_heads=1,
         vocab_size=8,
     )
-    with pytest.raises(UnknownFamilyError, match=r"'llama': known are gemma3.*register_family"):
+    with pytest.raises(
+        UnknownFamilyError, match=r"'llama': known are adaptvis_llava, gemma3.*register_family"
+    ):
         patch(LlamaForCausalLM(config), ScalingVis(alpha=2))
 
 

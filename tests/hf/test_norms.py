@@ -60,8 +60,9 @@ def test_text_clip_is_the_longest_text_embedding():
     torch.testing.assert_close(norms, longest.expand_as(norms), rtol=1e-5, atol=1e-6)
 
 
-def test_norms_and_attention_steering_compose_in_one_patch_or_two():
-    case = Case("llava")
+@pytest.mark.parametrize("family", ["llava", "adaptvis_llava"])
+def test_norms_and_attention_steering_compose_in_one_patch_or_two(family):
+    case = Case(family)
     # The oracle: attention steered by the tests, norms by a hook on the projector.
     projector = case.model.model.multi_modal_projector
     hook = projector.register_forward_hook(

@@ -143,6 +143,28 @@ def test_parts_are_taken_from_a_llava(sources, tmp_path):
     )
 
 
+def test_a_language_model_in_bin_files_is_read_without_running_code(sources, tmp_path):
+    for path in sources["text"].iterdir():
+        if path.suffix != ".safetensors":
+            (tmp_path / path.name).write_bytes(path.read_bytes())
+    text = hf.AutoModelForCausalLM.from_pretrained(sources["text"])
+    torch.save(text.state_dict(), tmp_path / "pytorch_model.bin")
+    model, _ = assemble(tmp_path, sources["clip"])
+    assert torch.equal(
+        model.model.language_model.layers[1].mlp.up_proj.weight,
+        text.model.layers[1].mlp.up_proj.weight,
+    )
+
+    class Evil:
+        def __reduce__(self):
+            return (open, (str(tmp_path / "ran"), "w"))
+
+    torch.save({"model.norm.weight": Evil()}, tmp_path / "pytorch_model.bin")
+    with pytest.raises(CheckpointError, match="Cannot read a language model"):
+        assemble(tmp_path, sources["clip"])
+    assert not (tmp_path / "ran").exists()
+
+
 def test_a_base_without_a_template_for_images_speaks_as_llava(sources):
     _, processor = assemble(sources["text"], sources["clip"])
     messages = [

@@ -1,5 +1,6 @@
 """The model alone: without options LLaVA's own, with options what the formulas say, on disk too."""
 
+import copy
 import json
 import math
 
@@ -8,6 +9,7 @@ import torch
 from hf.helpers import image
 from models.tiny_sources import HIDDEN, hf, llava_processor, randomise, text_config, vision_config
 from safetensors import safe_open
+from safetensors.torch import load_file
 from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor
 
 from adaptvis.errors import ConfigError
@@ -140,6 +142,32 @@ def test_saving_and_loading_keeps_every_bit_and_the_hub_s_names(tmp_path, shard)
     assert torch.equal(logits(loaded, batch), logits(model, batch))
     loaded.save_pretrained(tmp_path / "again")
     assert names_in(tmp_path / "again") == stored
+
+
+def test_tensors_are_loaded_by_their_names_on_disk_too(tmp_path):
+    """The Trainer resumes so, without complaint where nothing fits."""
+    model, other = build(**OPTIONS), AdaptVisLlavaForConditionalGeneration(config(**OPTIONS))
+    model.save_pretrained(tmp_path)
+    other.load_state_dict(load_file(tmp_path / "model.safetensors"), strict=True)
+    for name, parameter in model.named_parameters():
+        assert torch.equal(other.get_parameter(name), parameter), name
+    other.load_state_dict(model.state_dict(), strict=True)
+    wrapped = torch.nn.ModuleDict({"module": copy.deepcopy(build(**OPTIONS))})
+    stored = load_file(tmp_path / "model.safetensors")
+    wrapped.load_state_dict({f"module.{name}": value for name, value in stored.items()})
+
+
+def test_the_trainer_resumes_from_what_was_saved(tmp_path):
+    model, other = build(**OPTIONS), AdaptVisLlavaForConditionalGeneration(config(**OPTIONS))
+    for shard, folder in (("5GB", tmp_path / "one"), ("20KB", tmp_path / "many")):
+        model.save_pretrained(folder, max_shard_size=shard)
+        with torch.no_grad():
+            for parameter in other.parameters():
+                parameter.zero_()
+        arguments = hf.TrainingArguments(output_dir=str(tmp_path), report_to=[], use_cpu=True)
+        hf.Trainer(model=other, args=arguments)._load_from_checkpoint(str(folder))
+        for name, parameter in model.named_parameters():
+            assert torch.equal(other.get_parameter(name), parameter), name
 
 
 def names_in(folder):

@@ -12,7 +12,8 @@ from adaptvis.models.conversion.checkpoint import Checkpoint
 from adaptvis.models.conversion.files import SHARD_BYTES, new_folder
 from adaptvis.models.conversion.hub import read_hub, write_adaptvis, write_llava
 from adaptvis.models.conversion.options import with_options
-from adaptvis.models.conversion.original import is_original, read_original, write_original
+from adaptvis.models.conversion.read_original import is_original, read_original
+from adaptvis.models.conversion.write_original import write_original
 from adaptvis.models.sources import LLAVA_TYPES, read_config, readable
 
 __all__ = ["TARGETS", "convert"]

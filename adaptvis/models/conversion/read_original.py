@@ -1,4 +1,4 @@
-"""The layout of LLaVA's own code, with the options of Beyond Semantics' additions to it.
+"""Reading the layout of LLaVA's own code, with the options of Beyond Semantics' additions to it.
 
 A checkpoint is a ``LlavaLlamaForCausalLM`` whose vision tower is a CLIP checkpoint elsewhere, or
 what stage 1 leaves: ``mm_projector.bin`` and ``config.json``, to go with a base language model.
@@ -7,7 +7,7 @@ what stage 1 leaves: ``mm_projector.bin`` and ``config.json``, to go with a base
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,20 +18,28 @@ from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
 from adaptvis.errors import CheckpointError, ConfigError, UnsupportedError
 from adaptvis.models.configuration import AdaptVisLlavaConfig
-from adaptvis.models.conversion.checkpoint import EMBEDDINGS, HEAD, Checkpoint, write_weights
-from adaptvis.models.conversion.files import SHARD_BYTES, TensorFolder
+from adaptvis.models.conversion.checkpoint import EMBEDDINGS, HEAD, Checkpoint
+from adaptvis.models.conversion.files import TensorFolder
 from adaptvis.models.conversion.hub import generation_settings
-from adaptvis.models.conversion.names import from_original, to_original, tower_name
+from adaptvis.models.conversion.names import from_original, tower_name
 from adaptvis.models.processors import IMAGE_TOKEN, add_placeholders, build_processor
 from adaptvis.models.sources import LLAVA_TYPES, read_config, readable
 
-__all__ = ["PAPER_MAX_NORM", "PAPER_TARGET_MEAN", "is_original", "read_original", "write_original"]
+__all__ = [
+    "ARCHITECTURES",
+    "FEATURES",
+    "PAPER_EPS",
+    "PAPER_MAX_NORM",
+    "PAPER_TARGET_MEAN",
+    "is_original",
+    "read_original",
+]
 
 # Constants in Beyond Semantics' code, measured on Vicuna-7B (section 5.2).
 PAPER_TARGET_MEAN, PAPER_MAX_NORM, PAPER_EPS = 0.83, 1.22, 1e-6
 _DECODERS = {"llava": "llama", "llava_llama": "llama", "llava_mistral": "mistral", "llama": "llama"}
-_ARCHITECTURES = {"llama": "LlavaLlamaForCausalLM", "mistral": "LlavaMistralForCausalLM"}
-_FEATURES = {"patch": "default", "cls_patch": "full"}
+ARCHITECTURES = {"llama": "LlavaLlamaForCausalLM", "mistral": "LlavaMistralForCausalLM"}
+FEATURES = {"patch": "default", "cls_patch": "full"}
 _REFUSED = {
     "use_multilayer_features": "multilayer features there pass the tower's last LayerNorm",
     "add_spatial_coordinates": "coordinates enter the projector",
@@ -177,7 +185,7 @@ def _config(
             "convert one that was trained with normalize_projector or compression alone"
         )
     feature = raw.get("mm_vision_select_feature", "patch")
-    if feature not in _FEATURES:
+    if feature not in FEATURES:
         raise UnsupportedError(
             f"mm_vision_select_feature is {feature!r}; 'patch' and 'cls_patch' can be converted"
         )
@@ -186,7 +194,7 @@ def _config(
         text_config=text_config,
         image_token_id=tokenizer.convert_tokens_to_ids(IMAGE_TOKEN),
         vision_feature_layer=raw.get("mm_vision_select_layer", -2),
-        vision_feature_select_strategy=_FEATURES[feature],
+        vision_feature_select_strategy=FEATURES[feature],
         tie_word_embeddings=text_config.tie_word_embeddings,
         pad_token_id=tokenizer.pad_token_id,
         bos_token_id=tokenizer.bos_token_id,
@@ -205,7 +213,7 @@ def _config(
 
 def _text_config(raw: dict[str, Any], folder: Path) -> Any:
     kind = _DECODERS.get(raw.get("model_type", "llava"), raw.get("model_type"))
-    if kind not in _ARCHITECTURES:
+    if kind not in ARCHITECTURES:
         raise UnsupportedError(
             f"The language model of {folder} is a {kind!r}; Llama and Mistral decoders of LLaVA's "
             "own code can be converted"
@@ -241,97 +249,3 @@ def _raw_config(folder: Path) -> dict[str, Any]:
     if not isinstance(found, dict):
         raise CheckpointError(f"{folder / 'config.json'} is no JSON object")
     return found
-
-
-def write_original(
-    checkpoint: Checkpoint,
-    folder: Path,
-    *,
-    vision_tower: str | None = None,
-    shard_bytes: int = SHARD_BYTES,
-) -> None:
-    """The layout of LLaVA's own code; all weights, the projector's too, as safetensors.
-
-    The tower is written where the checkpoint may have changed it: always, unless it came from this
-    layout without one. Rows that were added for ``<image>`` and ``<pad>`` are taken off again.
-
-    Args:
-        vision_tower: name of the CLIP checkpoint, for ``mm_vision_tower``.
-
-    Raises:
-        UnsupportedError: LLaVA's own code, or Beyond Semantics', cannot run the model.
-    """
-    config = checkpoint.config
-    original = getattr(config, "original", None) or {}
-    name = vision_tower or original.get("mm_vision_tower")
-    if not name:
-        raise ConfigError(
-            "LLaVA's own layout names the CLIP checkpoint of its tower; give it with --vision-tower"
-        )
-    settings = _own_settings(config)
-    stored = original.get("vision_tower_stored", True)
-    rows = original.get("vocab_size", config.text_config.vocab_size)
-    pooled = config.compression is not None
-
-    def keep(name: str, tensor: Tensor) -> Tensor | None:
-        if name.startswith("vision_tower.") and not stored:
-            return None
-        return tensor[:rows] if name in (EMBEDDINGS, HEAD) else tensor
-
-    def rename(name: str) -> str:
-        return to_original(name, normalize=config.normalize, pooled=pooled)
-
-    write_weights(checkpoint, folder, rename=rename, keep=keep, shard_bytes=shard_bytes)
-    kind = config.text_config.model_type
-    values = config.text_config.to_dict() | settings
-    values |= {
-        "architectures": [_ARCHITECTURES[kind]],
-        "model_type": f"llava_{kind}",
-        "vocab_size": rows,
-        "mm_vision_tower": name,
-        "unfreeze_mm_vision_tower": bool(stored),
-    }
-    values.pop("_name_or_path", None)
-    (folder / "config.json").write_text(json.dumps(values, indent=2, sort_keys=True) + "\n")
-    if checkpoint.generation_config is not None:
-        checkpoint.generation_config.save_pretrained(folder)
-    checkpoint.processor.tokenizer.save_pretrained(folder)
-
-
-def _own_settings(config: AdaptVisLlavaConfig) -> dict[str, Any]:
-    refused: Callable[[str], UnsupportedError] = lambda why: UnsupportedError(  # noqa: E731
-        f"LLaVA's own code cannot run this model: {why}"
-    )
-    if config.text_config.model_type not in _ARCHITECTURES:
-        raise refused(f"its decoder is a {config.text_config.model_type!r}, not Llama or Mistral")
-    if config.vision_config.model_type != "clip_vision_model":
-        raise refused(f"its tower is a {config.vision_config.model_type!r}, not CLIP")
-    if not config.multimodal_projector_bias or config.projector_hidden_act != "gelu":
-        raise refused("its projector is not two layers with biases and a GELU between them")
-    if not isinstance(config.vision_feature_layer, int):
-        raise refused("it takes several layers of the tower (vision_feature_layers)")
-    if config.normalize and config.compression is not None:
-        raise refused("it pools before it normalises, and there it is the other way round")
-    norms = (config.target_mean, config.max_norm, config.norm_eps)
-    if config.normalize and norms != (PAPER_TARGET_MEAN, PAPER_MAX_NORM, PAPER_EPS):
-        raise refused(
-            f"its target_mean, max_norm and norm_eps are {norms}, and there they are fixed at "
-            f"{PAPER_TARGET_MEAN}, {PAPER_MAX_NORM} and {PAPER_EPS}"
-        )
-    features = {strategy: feature for feature, strategy in _FEATURES.items()}
-    settings: dict[str, Any] = {
-        "use_mm_proj": True,
-        "mm_projector_type": "mlp2x_gelu",
-        "mm_hidden_size": config.vision_config.hidden_size,
-        "mm_vision_select_layer": config.vision_feature_layer,
-        "mm_vision_select_feature": features[config.vision_feature_select_strategy],
-        "mm_patch_merge_type": "flat",
-        "mm_use_im_start_end": False,
-        "mm_use_im_patch_token": False,
-        "normalize_projector": config.normalize,
-        "compression_after_projection": config.compression is not None,
-        "num_vision_tokens": config.grid**2,
-    }
-    if config.compression is not None:
-        settings["final_spatial_size"] = int(config.compression**0.5)
-    return settings
