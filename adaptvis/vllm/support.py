@@ -8,6 +8,7 @@ from typing import Any
 # Model types that the tests run against transformers.
 FAMILIES = (
     "llava",
+    "adaptvis_llava",
     "llava_next",
     "llava_onevision",
     "qwen2_vl",
