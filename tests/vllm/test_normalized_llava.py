@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import gc
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from statistics import median
 
 import pytest
@@ -167,7 +167,7 @@ def by_hand(model, pixels, options):
 
 
 def averaged(tokens, count):
-    """Cell i of n averages rows floor(i * 7 / n) to ceil((i + 1) * 7 / n) of the grid, and so on."""
+    """Cell i of n averages rows floor(7 i / n) to ceil(7 (i + 1) / n) of the grid; columns too."""
     side = round(count**0.5)
     grid = tokens.unflatten(1, (7, 7))
     spans = [slice(i * 7 // side, -(-(i + 1) * 7 // side)) for i in range(side)]
