@@ -93,6 +93,7 @@ class AdaptVisProcessingInfo(LlavaProcessingInfo):
 class AdaptVisLlavaForConditionalGeneration(LlavaForConditionalGeneration):
     """The model of :class:`adaptvis.models.AdaptVisLlavaConfig`, equal to that in transformers."""
 
+    _tower_model_names: list[str]
     # transformers 5 leaves one level of the vision tower's names out.
     hf_to_vllm_mapper = LlavaForConditionalGeneration.hf_to_vllm_mapper | WeightsMapper(
         orig_to_new_regex={
