@@ -176,7 +176,9 @@ def averaged(tokens, count):
     )
 
 
-@pytest.mark.parametrize("served", ["normalize-multilayer"], indirect=True)
+@pytest.mark.parametrize(
+    "served", ["normalize", "normalize-multilayer", "all", "siglip"], indirect=True
+)
 def test_norms_of_image_embeddings_end_at_the_clip(served):
     (embeddings, _) = served.embeddings((0, 1, 2))
     lengths = torch.cat(list(embeddings)).norm(dim=-1)

@@ -67,7 +67,11 @@ def write_random_normalized_llava(
     width = HIDDEN * (1 if isinstance(layers, int) else len(layers))
     weights["multi_modal_projector.linear_1.weight"] = noise(HIDDEN, width) * width**-0.5
     if config.get("normalize"):
-        weights["multi_modal_projector.norm.weight"] = HIDDEN**-0.5 * (1 + 0.5 * noise(HIDDEN))
+        # Of the clip's length: about half of the tokens come out longer.
+        weight = 1 + 0.5 * noise(HIDDEN)
+        weights["multi_modal_projector.norm.weight"] = (
+            NORMALIZE["max_norm"] * weight / weight.norm()
+        )
     if not nested:
         weights = {
             re.sub(r"^vision_tower\.vision_model\.", "vision_tower.", name): weight
