@@ -28,7 +28,12 @@ from adaptvis.vllm.parameters import (
     read_request,
     read_server,
 )
-from adaptvis.vllm.support import sees_last_image_token, unsupported, uses_sliding_window
+from adaptvis.vllm.support import (
+    misread,
+    sees_last_image_token,
+    unsupported,
+    uses_sliding_window,
+)
 
 __all__ = ["install_front_end", "ticket_for"]
 
@@ -106,8 +111,12 @@ def _policy(vllm_config: Any) -> _Policy:
 
     Raises:
         ConfigError: they are wrong.
-        UnsupportedError: there are some, and the engine cannot follow them.
+        UnsupportedError: there are some, and the engine cannot follow them; or vLLM would load
+            another model than the checkpoint's.
     """
+    wrong = misread(vllm_config)
+    if wrong:
+        raise UnsupportedError(wrong)
     server = read_server(vllm_config.additional_config)
     reason = unsupported(vllm_config)
     if reason and (server.attention is not None or server.norms is not None):

@@ -26,7 +26,7 @@ logger = logging.getLogger("vllm.adaptvis")
 
 
 def register() -> None:
-    """Install steering into this process, unless ``ADAPTVIS_DISABLE=1``.
+    """Install our model and steering into this process, unless ``ADAPTVIS_DISABLE=1``.
 
     Cheap, and the same however often it is called.
 
@@ -40,9 +40,11 @@ def register() -> None:
     from adaptvis.vllm.beam_search import install_beam_search
     from adaptvis.vllm.front_end import install_front_end
     from adaptvis.vllm.metrics import install_metrics
+    from adaptvis.vllm.models import install_models
     from adaptvis.vllm.prefix_keys import install_prefix_keys
     from adaptvis.vllm.worker import install_worker
 
+    install_models()
     install_front_end()
     install_beam_search()
     install_metrics()

@@ -8,6 +8,7 @@ from typing import Any
 # Model types that the tests run against transformers.
 FAMILIES = (
     "llava",
+    "adaptvis_llava",
     "llava_next",
     "llava_onevision",
     "qwen2_vl",
@@ -20,7 +21,7 @@ FAMILIES = (
 )
 UNTESTED = "ADAPTVIS_UNTESTED"
 
-__all__ = ["sees_last_image_token", "unsupported", "uses_sliding_window"]
+__all__ = ["misread", "sees_last_image_token", "unsupported", "uses_sliding_window"]
 
 
 def unsupported(vllm_config: Any) -> str:
@@ -73,6 +74,26 @@ def unsupported(vllm_config: Any) -> str:
     if vllm_config.cache_config.kv_sharing_fast_prefill:
         return "--kv-sharing-fast-prefill is not supported"
     return ""
+
+
+def misread(vllm_config: Any) -> str:
+    """What of the model vLLM's own code would pass over, in one sentence; empty if nothing.
+
+    vLLM's LLaVA builds a projector for one layer: weights for several fail in it without a word.
+    """
+    model = vllm_config.model_config
+    config = None if model is None else model.hf_config
+    layers = getattr(config, "vision_feature_layer", None)
+    if getattr(config, "model_type", None) != "llava" or isinstance(layers, int | None):
+        return ""
+    if len(layers) == 1:
+        return ""
+    return (
+        f"vLLM's LLaVA reads one layer of the vision tower, and vision_feature_layer names several "
+        f"({list(layers)}); set model_type to 'adaptvis_llava' and architectures to "
+        "['AdaptVisLlavaForConditionalGeneration'] in config.json, which is the same model and "
+        "served"
+    )
 
 
 def uses_sliding_window(model_config: Any) -> bool:
