@@ -3,6 +3,7 @@
 import typer
 
 from adaptvis.cli.diagnose.norms import norms
+from adaptvis.cli.diagnose.permutation import permutation
 
 __all__ = ["diagnose"]
 
@@ -16,3 +17,4 @@ diagnose = typer.Typer(
 )
 
 diagnose.command("norms")(norms)
+diagnose.command("permutation")(permutation)
