@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-__all__ = ["COLOURS", "PALETTE", "new_figure"]
+__all__ = ["COLOURS", "PALETTE", "new_figure", "plain_label"]
 
 # Okabe and Ito (2008).
 PALETTE = ("#000000", "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#F0E442")
@@ -36,3 +36,10 @@ def new_figure(
         one.grid(axis="y", color="#dddddd", linewidth=0.6)
         one.set_axisbelow(True)
     return figure, axes
+
+
+def plain_label(text: str, longest: int = 40) -> str:
+    """Text from data as a label: one line, not too long, no formula."""
+    line = " ".join("".join(c if c.isprintable() else " " for c in text).split())
+    line = line if len(line) <= longest else line[: longest - 1] + "…"
+    return line.replace("$", r"\$")

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from adaptvis.config import SteeringConfig
 from adaptvis.diagnostics.accuracy import ALL, Accuracies, Asked, ask_points, at_most, compare
-from adaptvis.diagnostics.drawing import new_figure
+from adaptvis.diagnostics.drawing import new_figure, plain_label
 from adaptvis.diagnostics.hooks import edited_embeddings
 from adaptvis.diagnostics.intervals import Estimate, ratio_estimate
 from adaptvis.diagnostics.prefill import Progress, silent
@@ -309,4 +309,5 @@ def _orders(
 
 def _group_label(accuracies: Accuracies, psi: Estimate) -> str:
     value = psi["value"]
-    return f"{accuracies.group[:40]}\n" + ("PSI -" if value is None else f"PSI {value:.0%}")
+    shown = "-" if value is None else f"{value:.0%}"
+    return f"{plain_label(accuracies.group)}\nPSI {shown}"

@@ -2,6 +2,7 @@
 
 import typer
 
+from adaptvis.cli.diagnose.compression import compression
 from adaptvis.cli.diagnose.norms import norms
 from adaptvis.cli.diagnose.permutation import permutation
 
@@ -18,3 +19,4 @@ diagnose = typer.Typer(
 
 diagnose.command("norms")(norms)
 diagnose.command("permutation")(permutation)
+diagnose.command("compression")(compression)
