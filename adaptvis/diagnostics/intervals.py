@@ -32,7 +32,7 @@ def ratio_estimate(
         value is None where the denominator sums to 0; low and high are None for one cluster, and
         where a draw's denominator is 0.
     """
-    names, index = np.unique(np.asarray(clusters), return_inverse=True)
+    names, index = np.unique(np.asarray(list(clusters)), return_inverse=True)
     count = len(names)
     above = np.bincount(index, weights=np.asarray(numerator, float), minlength=count)
     below = np.bincount(index, weights=np.asarray(denominator, float), minlength=count)
