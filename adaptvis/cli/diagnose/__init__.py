@@ -5,6 +5,7 @@ import typer
 from adaptvis.cli.diagnose.compression import compression
 from adaptvis.cli.diagnose.norms import norms
 from adaptvis.cli.diagnose.permutation import permutation
+from adaptvis.cli.diagnose.report import report
 
 __all__ = ["diagnose"]
 
@@ -20,3 +21,4 @@ diagnose = typer.Typer(
 diagnose.command("norms")(norms)
 diagnose.command("permutation")(permutation)
 diagnose.command("compression")(compression)
+diagnose.command("report")(report)

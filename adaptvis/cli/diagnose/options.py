@@ -32,6 +32,9 @@ __all__ = [
     "TaskOption",
     "TrustRemoteCodeOption",
     "Work",
+    "batch_size_for",
+    "check_numbers",
+    "findings_table",
     "finish",
     "load",
     "output_folder",
@@ -136,17 +139,13 @@ def prepare(
     Raises:
         AdaptVisError: an option is wrong, or the model or the task cannot be loaded.
     """
-    from adaptvis.cli.models import embedded_models, resolve_model
+    from adaptvis.cli.models import check_engine, resolve_model
 
-    if seed < 0:
-        raise ConfigError(f"The seed must not be negative, got {seed}")
-    if batch_size is not None and batch_size < 1:
-        raise ConfigError(f"--batch-size must be at least 1 question, got {batch_size}")
+    check_engine("hf", dtype)
+    check_numbers(seed, batch_size)
     config = steering(model, preset=preset, method=method)
     chosen = task_of(task, data)
     samples = questions(chosen, part=part, limit=limit)
-    if batch_size is None:
-        batch_size = 64 if resolve_model(model).name in embedded_models() else 1
     settings = {
         "model": resolve_model(model).name,
         "task": chosen.name,
@@ -157,7 +156,26 @@ def prepare(
         "steering": None if config is None else config.to_dict(),
     }
     engine = load(model, dtype=dtype, trust_remote_code=trust_remote_code)
-    return Work(engine, chosen, samples, config, batch_size, settings)
+    return Work(engine, chosen, samples, config, batch_size or batch_size_for(model), settings)
+
+
+def check_numbers(seed: int, batch_size: int | None) -> None:
+    """Refuse numbers that cannot be.
+
+    Raises:
+        ConfigError: a negative seed, or a batch without questions.
+    """
+    if seed < 0:
+        raise ConfigError(f"The seed must not be negative, got {seed}")
+    if batch_size is not None and batch_size < 1:
+        raise ConfigError(f"--batch-size must be at least 1 question, got {batch_size}")
+
+
+def batch_size_for(model: str) -> int:
+    """Questions at once: one for models that may be large, so that memory is bounded."""
+    from adaptvis.cli.models import embedded_models, resolve_model
+
+    return 64 if resolve_model(model).name in embedded_models() else 1
 
 
 def load(model: str, *, dtype: str = "auto", trust_remote_code: bool = False) -> HFEngine:
@@ -240,6 +258,7 @@ def finish(result: Result, output: Path | None) -> Mapping[str, Path]:
     from rich.table import Table
 
     from adaptvis.diagnostics.results import write_result
+    from adaptvis.diagnostics.wording import flat
     from adaptvis.evaluation.tables import plain
 
     paths = write_result(result, output_folder(output))
@@ -278,29 +297,3 @@ def findings_table(findings: Any) -> Any:
         says.stylize(styles[finding.holds])
         table.add_row(plain(finding.claim, 300), says, plain(finding.measured, 400))
     return table
-
-
-def flat(values: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:
-    """Nested JSON values as rows of a table."""
-    rows: list[tuple[str, str]] = []
-    for name, value in values.items():
-        label = f"{prefix}{name}".replace("_", " ")
-        if isinstance(value, Mapping):
-            rows += flat(value, f"{label}: ")
-        else:
-            rows.append((label, short(value)))
-    return rows
-
-
-def short(value: Any) -> str:
-    """A JSON value for people: four significant digits, intervals as `low to high`."""
-    if value is None:
-        return "-"
-    if isinstance(value, bool):
-        return "yes" if value else "no"
-    if isinstance(value, float):
-        return f"{value:.4g}"
-    if isinstance(value, list | tuple):
-        between = " to " if len(value) == 2 else ", "
-        return between.join(short(part) for part in value)
-    return str(value)

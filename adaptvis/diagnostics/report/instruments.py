@@ -1,0 +1,65 @@
+"""The instruments of the report: one line each."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from adaptvis.config import SteeringConfig
+from adaptvis.diagnostics.compression import study_compression
+from adaptvis.diagnostics.norms import measure_norms
+from adaptvis.diagnostics.permutation import permutation_test
+from adaptvis.diagnostics.prefill import Progress, silent
+from adaptvis.diagnostics.results import Result
+from adaptvis.hf.engine import HFEngine
+from adaptvis.tasks import Sample, Task
+
+__all__ = ["INSTRUMENTS", "Instrument", "Subject"]
+
+
+@dataclass(frozen=True)
+class Subject:
+    """What an instrument looks at: a model, and questions.
+
+    samples: as many as the instrument asks for. settings: for ``Result.settings``.
+    """
+
+    engine: HFEngine
+    task: Task
+    samples: list[Sample]
+    config: SteeringConfig | None = None
+    batch_size: int = 1
+    seed: int = 0
+    settings: dict[str, Any] = field(default_factory=dict)
+    progress: Progress = silent
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """What every instrument takes by these names."""
+        names = ("config", "batch_size", "seed", "settings", "progress")
+        return {name: getattr(self, name) for name in names}
+
+
+@dataclass(frozen=True)
+class Instrument:
+    """One instrument of the report.
+
+    name: of its subcommand. questions: how many of the task it is given.
+    run: measures a subject.
+    """
+
+    name: str
+    questions: int
+    run: Callable[[Subject], Result]
+
+
+INSTRUMENTS: tuple[Instrument, ...] = (
+    Instrument("norms", 120, lambda s: measure_norms(s.engine, s.samples, **s.options)),
+    Instrument(
+        "permutation", 300, lambda s: permutation_test(s.engine, s.task, s.samples, **s.options)
+    ),
+    Instrument(
+        "compression", 300, lambda s: study_compression(s.engine, s.task, s.samples, **s.options)
+    ),
+)
