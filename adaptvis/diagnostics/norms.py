@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from adaptvis.config import SteeringConfig
+from adaptvis.diagnostics.accuracy import at_most
 from adaptvis.diagnostics.drawing import COLOURS, new_figure
 from adaptvis.diagnostics.hooks import decoder_layers, edited_embeddings
 from adaptvis.diagnostics.intervals import Estimate, ratio_estimate
@@ -128,7 +129,7 @@ class NormsResult(Result):
             )
         right.set_yscale("log")
         right.set_xlabel("after decoder layer (0: the input)")
-        right.set_ylabel("mean L2 norm, ± one standard deviation")
+        right.set_ylabel("mean L2 norm ± 1 sd")
         right.xaxis.get_major_locator().set_params(integer=True)
         right.legend(frameon=False, fontsize=8)
         return figure
@@ -150,9 +151,7 @@ class NormsResult(Result):
     def findings(self) -> list[Finding]:
         """The norm gap."""
         low, high = self.ratio["low"], self.ratio["high"]
-        holds = None
-        if low is not None and high is not None:
-            holds = True if low > _GAP else False if high < _GAP else None
+        shorter = at_most(_GAP, low, high, int(self.ratio["images"] or 0))
         image, table = self.inputs[IMAGE], self.inputs[TABLE]
         interval = "" if low is None else f" (95 % interval {low:.3g} to {high:.3g})"
         return [
@@ -163,7 +162,7 @@ class NormsResult(Result):
                 f"image tokens {image.min():.3g} to {image.max():.3g}, mean {image.mean():.3g}; "
                 f"embedding table {table.min():.3g} to {table.max():.3g}, mean "
                 f"{table.mean():.3g}; ratio of means {self.ratio['value']:.3g}{interval}",
-                holds,
+                None if shorter is None else not shorter,
             )
         ]
 

@@ -1,5 +1,7 @@
 """Norms against the model's own parts, called one by one in the test."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -85,7 +87,7 @@ def test_steering_shows_where_it_acts(
 ) -> None:
     rescaled = measure_norms(shortcut, samples, config=NormRescale(target=2.5), batch_size=8)
     np.testing.assert_allclose(rescaled.inputs[IMAGE], 2.5, rtol=1e-5)
-    assert rescaled.findings()[0].holds is False
+    assert rescaled.ratio["high"] < 1
 
     steered = measure_norms(shortcut, samples, config=ScalingVis(alpha=3.0), batch_size=8)
     for before, after in zip(result.layers, steered.layers, strict=True):
@@ -106,8 +108,6 @@ def test_nothing_is_left_on_the_model(
 
 
 def test_questions_without_images_are_refused(shortcut: HFEngine, samples: list[Sample]) -> None:
-    from dataclasses import replace
-
     blind = [replace(samples[0], images=tuple)]
     with pytest.raises(DataError, match="None of these questions has an image"):
         measure_norms(shortcut, blind)
@@ -119,4 +119,21 @@ def test_files_hold_finite_numbers_and_the_gap(result: NormsResult, tmp_path) ->
     assert paths["png"].read_bytes().startswith(b"\x89PNG")
     (finding,) = result.findings()
     assert "ratio of means" in finding.measured
-    assert finding.holds is True
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "images", "holds"),
+    [
+        (10.5, 12.0, 20, True),
+        (9.5, 12.0, 20, None),
+        (0.9, 1.1, 20, False),
+        (10.5, 12.0, 19, None),
+        (None, None, 1, None),
+    ],
+)
+def test_the_gap_holds_where_its_interval_is_an_order_of_magnitude(
+    result: NormsResult, low: float | None, high: float | None, images: int, holds: bool | None
+) -> None:
+    ratio = {"value": 11.0, "low": low, "high": high, "images": images}
+    (finding,) = replace(result, ratio=ratio).findings()
+    assert finding.holds is holds
