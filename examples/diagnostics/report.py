@@ -62,7 +62,7 @@ def main(folder: Path = Path("diagnostics"), questions: int = 60) -> Path:
             partial(HFEngine.load, resolve_model(model).source),
             get_task("2ds"),
             folder / model,
-            command=lambda name, count: f"adaptvis diagnose {name} --limit {count}",
+            command=lambda i, count: f"adaptvis diagnose {i.name} --limit {count}",
             instruments=(*INSTRUMENTS[:1], Instrument("lengths", 60, measure_lengths)),
             limit=questions,
             batch_size=32,

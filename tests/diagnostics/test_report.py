@@ -64,7 +64,7 @@ def run(engine: HFEngine, task: Task, folder: Path, *instruments: Instrument, na
         lambda: engine,
         task,
         folder / name.replace("/", "-"),
-        command=lambda instrument, count: f"adaptvis diagnose {instrument} --limit {count}",
+        command=lambda i, count: f"adaptvis diagnose {i.name} --limit {count}",
         instruments=instruments,
         batch_size=32,
         limit=6,
@@ -175,6 +175,20 @@ def test_a_folder_that_cannot_be_written_stops_everything(
     (tmp_path / "one").write_text("a file")
     with pytest.raises(OutputError, match="give another folder"):
         run(shortcut, two_ds, tmp_path, small(), name="one")
+
+
+def test_an_instrument_with_pictures_of_its_own_gets_no_questions(
+    shortcut: HFEngine, two_ds: Task, tmp_path: Path
+) -> None:
+    given: list[Subject] = []
+
+    def look(subject: Subject) -> Result:
+        given.append(subject)
+        return Small(engine=subject.engine.describe())
+
+    run(shortcut, two_ds, tmp_path, Instrument("own", None, look), Instrument("ours", 6, look))
+    assert [len(subject.samples) for subject in given] == [0, 6]
+    assert ["task" in subject.settings for subject in given] == [False, True]
 
 
 @pytest.fixture(scope="module")

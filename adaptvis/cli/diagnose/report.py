@@ -1,6 +1,7 @@
 """`adaptvis diagnose report`."""
 
 import shlex
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, cast
@@ -86,7 +87,7 @@ def report(
     """
     from adaptvis.cli.models import check_engine, resolve_model
     from adaptvis.cli.progress import Bars
-    from adaptvis.diagnostics.report import INSTRUMENTS, examine, write_page
+    from adaptvis.diagnostics.report import INSTRUMENTS, Instrument, examine, write_page
     from adaptvis.tasks import Part
 
     check_engine("hf", dtype)
@@ -102,23 +103,23 @@ def report(
     chosen = task_of(task, data)
     questions(chosen, part=part, limit=limit)
     folder = output_folder(output)
-    common = _typed(
-        {
-            "--task": task,
-            "--data": data,
-            "--part": None if part == "test" else part,
-            "--seed": seed or None,
-            "--batch-size": batch_size,
-            "--preset": preset,
-            "--method": method,
-            "--dtype": None if dtype == "auto" else dtype,
-        }
-    )
-    common += ["--trust-remote-code"] if trust_remote_code else []
+    shared = {
+        "task": task,
+        "data": data,
+        "part": None if part == "test" else part,
+        "seed": seed or None,
+        "batch-size": batch_size,
+        "preset": preset,
+        "method": method,
+    }
+    loading = _typed({"dtype": None if dtype == "auto" else dtype})
+    loading += ["--trust-remote-code"] if trust_remote_code else []
 
-    def repeat(text: str, name: str, count: int) -> str:
-        parts = ["adaptvis", "diagnose", name, "--model", text, *common, "--limit", str(count)]
-        return shlex.join(parts)
+    def repeat(text: str, instrument: Instrument, count: int | None) -> str:
+        own = {**shared, "limit": count}
+        taken = {name: own[name] for name in own if name in instrument.options}
+        begin = ["adaptvis", "diagnose", *(instrument.command or (instrument.name,))]
+        return shlex.join([*begin, "--model", text, *_typed(taken), *loading])
 
     examined = []
     names = _folders([m.name for m in models])
@@ -145,8 +146,8 @@ def report(
         note(f"interrupted; what was measured before is in {folder}")
         raise typer.Exit(130) from None
     whole = ["adaptvis", "diagnose", "report"]
-    whole += [part for text in typed for part in ("--model", text)] + common
-    whole += _typed({"--limit": limit})
+    whole += [part for text in typed for part in ("--model", text)]
+    whole += _typed({**shared, "limit": limit}) + loading
     whole += [part for name in only or () for part in ("--only", name)]
     path = write_page(
         examined,
@@ -178,10 +179,13 @@ def _show(bars: "Bars", model: str, doing: str, done: int, total: int) -> None:
     bars.show(f"{model[-24:]}  {doing}" if model else doing, done, total)
 
 
-def _typed(options: dict[str, object]) -> list[str]:
+def _typed(options: Mapping[str, object]) -> list[str]:
     """The options that have a value, as they are typed."""
     return [
-        part for name, value in options.items() if value is not None for part in (name, str(value))
+        part
+        for name, value in options.items()
+        if value is not None
+        for part in (f"--{name}", str(value))
     ]
 
 

@@ -15,7 +15,14 @@ from adaptvis.diagnostics.results import Result
 from adaptvis.hf.engine import HFEngine
 from adaptvis.tasks import Sample, Task
 
-__all__ = ["INSTRUMENTS", "Instrument", "Subject"]
+__all__ = [
+    "ALL_OPTIONS",
+    "INSTRUMENTS",
+    "STEERING_OPTIONS",
+    "TASK_OPTIONS",
+    "Instrument",
+    "Subject",
+]
 
 
 @dataclass(frozen=True)
@@ -41,17 +48,29 @@ class Subject:
         return {name: getattr(self, name) for name in names}
 
 
+TASK_OPTIONS = ("task", "data", "part", "limit")
+STEERING_OPTIONS = ("preset", "method")
+ALL_OPTIONS = (*TASK_OPTIONS, "seed", "batch-size", *STEERING_OPTIONS)
+"""The shared options of the subcommands, apart from the model's own."""
+
+
 @dataclass(frozen=True)
 class Instrument:
     """One instrument of the report.
 
-    name: of its subcommand. questions: how many of the task it is given.
+    name: of its section and its files.
+    questions: how many of the task it is given; None for instruments that draw their own pictures,
+        which are given none.
     run: measures a subject.
+    command: what follows ``adaptvis diagnose`` to repeat it; its name where empty.
+    options: the shared options that this command takes.
     """
 
     name: str
-    questions: int
+    questions: int | None
     run: Callable[[Subject], Result]
+    command: tuple[str, ...] = ()
+    options: tuple[str, ...] = ALL_OPTIONS
 
 
 INSTRUMENTS: tuple[Instrument, ...] = (

@@ -52,7 +52,7 @@ def examine(
     task: Task,
     folder: Path,
     *,
-    command: Callable[[str, int], str],
+    command: Callable[[Instrument, int | None], str],
     instruments: Sequence[Instrument] = INSTRUMENTS,
     config: SteeringConfig | None = None,
     part: Part = "test",
@@ -66,45 +66,42 @@ def examine(
     Args:
         load: gives the engine; it is dropped at the end.
         folder: where each result's JSON, Parquet and PNG go.
-        command: from an instrument's name and number of questions to how it is repeated.
-        limit: questions for each instrument in place of its own number.
+        command: from an instrument and its number of questions to how it is repeated.
+        limit: questions for each instrument that takes some, in place of its own number.
 
     Raises:
         OutputError: the folder cannot be written.
         ConfigError, DataError: the task has no such questions.
     """
-    counts = {i.name: i.questions if limit is None else limit for i in instruments}
-    drawn = {count: task.load(count, part) for count in set(counts.values())}
+    counts = {
+        i.name: i.questions if limit is None or i.questions is None else limit for i in instruments
+    }
+    drawn = {count: task.load(count, part) for count in set(counts.values()) if count is not None}
+    repeat = {i.name: command(i, counts[i.name]) for i in instruments}
     try:
         engine = load()
     except AdaptVisError as error:
-        return Examined(
-            model,
-            {},
-            [
-                Outcome(i.name, command(i.name, counts[i.name]), None, str(error))
-                for i in instruments
-            ],
-        )
+        lost = [Outcome(i.name, repeat[i.name], None, str(error)) for i in instruments]
+        return Examined(model, {}, lost)
     outcomes = []
     for instrument in instruments:
-        samples = drawn[counts[instrument.name]]
-        settings: dict[str, Any] = {
-            "model": model,
-            "task": task.name,
-            "part": part,
-            "questions": len(samples),
-            "images": len({sample.image_id for sample in samples}),
-            "seed": seed,
-            "steering": None if config is None else config.to_dict(),
-        }
+        count = counts[instrument.name]
+        samples = [] if count is None else drawn[count]
+        settings: dict[str, Any] = {"model": model, "seed": seed}
+        if samples:
+            settings |= {
+                "task": task.name,
+                "part": part,
+                "questions": len(samples),
+                "images": len({sample.image_id for sample in samples}),
+            }
+        settings["steering"] = None if config is None else config.to_dict()
 
         def show(doing: str, done: int, total: int, name: str = instrument.name) -> None:
             progress(name if doing == name else f"{name}: {doing}", done, total)
 
         subject = Subject(engine, task, samples, config, batch_size, seed, settings, progress=show)
-        repeat = command(instrument.name, counts[instrument.name])
-        outcomes.append(_attempt(instrument, subject, folder, repeat))
+        outcomes.append(_attempt(instrument, subject, folder, repeat[instrument.name]))
     description = engine.describe()
     del engine
     gc.collect()
