@@ -45,7 +45,7 @@ class PermutationResult(Result):
 
     instrument = "permutation"
     title = "Permutation of image tokens"
-    source = "Beyond Semantics, section 3.1 and table 1; PSI as in section 6"
+    source = "Beyond Semantics, section 3.1 and table 1; PSI as in its version 2"
 
     accuracies: list[Accuracies]
     sensitivity: dict[str, Estimate]
