@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,7 +15,7 @@ from torch import Tensor
 from adaptvis.config import SteeringConfig
 from adaptvis.diagnostics.accuracy import at_most
 from adaptvis.diagnostics.drawing import COLOURS, new_figure
-from adaptvis.diagnostics.hooks import decoder_layers, edited_embeddings
+from adaptvis.diagnostics.hooks import decoder_layers
 from adaptvis.diagnostics.intervals import Estimate, ratio_estimate
 from adaptvis.diagnostics.prefill import Progress, batches, prefill, silent, watched
 from adaptvis.diagnostics.results import Finding, Result
@@ -201,7 +202,7 @@ def measure_norms(
         text = encoded["attention_mask"].bool() & ~image
         norms = torch.zeros((len(layers) + 1, *ids.shape), device=ids.device)
         with (
-            edited_embeddings(engine, lambda hidden, _: _seen(norms[0], hidden)),  # noqa: B023
+            _entering(engine, lambda hidden: _write(norms[0], hidden)),  # noqa: B023
             watched(layers, lambda d, hidden: _write(norms[d + 1], hidden)),  # noqa: B023
         ):
             prefill(engine, encoded, config)
@@ -239,9 +240,19 @@ def measure_norms(
     )
 
 
-def _seen(norms: Tensor, hidden: Tensor) -> Tensor:
-    _write(norms, hidden)
-    return hidden
+@contextmanager
+def _entering(engine: HFEngine, see: Callable[[Tensor], None]) -> Iterator[None]:
+    """Inside the block, ``see`` gets the decoder's input embeddings [B, N, D]."""
+
+    def look(_: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        see(kwargs["inputs_embeds"])
+
+    decoder = engine.family.decoder_of(engine.model)
+    handle = decoder.register_forward_pre_hook(look, with_kwargs=True)
+    try:
+        yield
+    finally:
+        handle.remove()
 
 
 def _write(norms: Tensor, hidden: Tensor) -> None:

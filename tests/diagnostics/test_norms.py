@@ -107,6 +107,16 @@ def test_nothing_is_left_on_the_model(
             measure_norms(shortcut, samples[:2])
 
 
+def test_prompts_without_images_count_as_text(shortcut: HFEngine, samples: list[Sample]) -> None:
+    blind = replace(samples[0], images=tuple, image_id="none")
+    alone = measure_norms(shortcut, [samples[1]])
+    both = measure_norms(shortcut, [blind, samples[1]])
+    np.testing.assert_array_equal(both.inputs[IMAGE], alone.inputs[IMAGE])
+    assert len(both.inputs[TEXT]) > len(alone.inputs[TEXT])
+    assert both.inputs[TEXT].min() >= both.inputs[TABLE].min()
+    assert both.ratio == alone.ratio
+
+
 def test_questions_without_images_are_refused(shortcut: HFEngine, samples: list[Sample]) -> None:
     blind = [replace(samples[0], images=tuple)]
     with pytest.raises(DataError, match="None of these questions has an image"):
