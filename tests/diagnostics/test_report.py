@@ -104,6 +104,8 @@ def test_the_page_needs_nothing_from_elsewhere(page: Path) -> None:
     assert "<script" not in text
     assert not re.findall(r"(?:src|href)=\"(?!data:image/png;base64,|#)", text)
     assert "default-src 'none'" in text
+    # It is sent to others: where the model lies on this machine is not theirs to know.
+    assert "/assets/models" not in text
 
 
 def test_foreign_text_is_escaped(shortcut: HFEngine, two_ds: Task, tmp_path: Path) -> None:
@@ -189,6 +191,7 @@ def test_an_instrument_with_pictures_of_its_own_gets_no_questions(
     run(shortcut, two_ds, tmp_path, Instrument("own", None, look), Instrument("ours", 6, look))
     assert [len(subject.samples) for subject in given] == [0, 6]
     assert ["task" in subject.settings for subject in given] == [False, True]
+    assert {subject.folder for subject in given} == {tmp_path / "one"}
 
 
 @pytest.fixture(scope="module")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from adaptvis.config import SteeringConfig
@@ -30,11 +31,13 @@ class Subject:
     """What an instrument looks at: a model, and questions.
 
     samples: as many as the instrument asks for. settings: for ``Result.settings``.
+    folder: where the model's results go; what one instrument leaves there, a later one may read.
     """
 
     engine: HFEngine
     task: Task
     samples: list[Sample]
+    folder: Path
     config: SteeringConfig | None = None
     batch_size: int = 1
     seed: int = 0

@@ -83,6 +83,12 @@ def examine(
     except AdaptVisError as error:
         lost = [Outcome(i.name, repeat[i.name], None, str(error)) for i in instruments]
         return Examined(model, {}, lost)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OutputError(
+            f"Cannot write the results into {folder}: {error.strerror}; give another folder"
+        ) from None
     outcomes = []
     for instrument in instruments:
         count = counts[instrument.name]
@@ -100,8 +106,10 @@ def examine(
         def show(doing: str, done: int, total: int, name: str = instrument.name) -> None:
             progress(name if doing == name else f"{name}: {doing}", done, total)
 
-        subject = Subject(engine, task, samples, config, batch_size, seed, settings, progress=show)
-        outcomes.append(_attempt(instrument, subject, folder, repeat[instrument.name]))
+        subject = Subject(
+            engine, task, samples, folder, config, batch_size, seed, settings, progress=show
+        )
+        outcomes.append(_attempt(instrument, subject, repeat[instrument.name]))
     description = engine.describe()
     del engine
     gc.collect()
@@ -110,10 +118,10 @@ def examine(
     return Examined(model, description, outcomes)
 
 
-def _attempt(instrument: Instrument, subject: Subject, folder: Path, repeat: str) -> Outcome:
+def _attempt(instrument: Instrument, subject: Subject, repeat: str) -> Outcome:
     try:
         result = instrument.run(subject)
-        write_result(result, folder)
+        write_result(result, subject.folder)
     except OutputError:
         raise
     except Exception as problem:  # Whatever it is, the other instruments are worth having.
