@@ -68,7 +68,6 @@ _FAMILIES: dict[str, Family] = {
     family.model_type: family
     for family in (
         Family("llava", adjacent_images=True),
-        Family("adaptvis_llava", adjacent_images=True),
         Family("llava_next", adjacent_images=True),
         Family("llava_onevision", adjacent_images=True),
         Family("qwen2_vl"),

@@ -17,7 +17,7 @@ from adaptvis.errors import ConfigError, UnsupportedError
 from adaptvis.hf.engine import HFEngine
 from adaptvis.tasks import Sample, Task
 
-ONE_GRID = ("gemma3", "llava", "paligemma")
+ONE_GRID = tuple(f for f in FAMILIES if f in ("adaptvis_llava", "gemma3", "llava", "paligemma"))
 
 
 def test_pooling_a_small_grid_by_hand() -> None:
