@@ -31,7 +31,7 @@ from adaptvis.hf.norms import rescale_features, text_embedding_norms
 from adaptvis.hf.planning import ForwardCall, Planner, Steering
 from adaptvis.hf.prompts import Generation, PromptState, expand_prompts
 
-__all__ = ["PatchedModel", "attention_configs"]
+__all__ = ["PatchedModel", "attention_configs", "feature_lengths"]
 
 
 class PatchedModel:
@@ -136,7 +136,7 @@ class PatchedModel:
 
     def _get_image_features(self, original: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         outputs = original(*args, **kwargs)
-        self._local.feature_lengths = _lengths(getattr(outputs, "pooler_output", None))
+        self._local.feature_lengths = feature_lengths(getattr(outputs, "pooler_output", None))
         steering = self._norms()
         if steering is None or steering.norms is None:
             return outputs
@@ -251,7 +251,7 @@ def attention_configs(decoder: nn.Module) -> list[Any]:
     return list(configs.values())
 
 
-def _lengths(features: Any) -> list[int] | None:
+def feature_lengths(features: Any) -> list[int] | None:
     """Tokens per image, where the encoder returns one entry per image."""
     if isinstance(features, Tensor):
         return [features.shape[1]] * len(features) if features.dim() == 3 else None

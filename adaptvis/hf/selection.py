@@ -15,7 +15,7 @@ from adaptvis.hf.geometry import image_token_boxes
 from adaptvis.steering.spans import image_ordinals, tokens_of_images
 from adaptvis.steering.token_boxes import tokens_in_region
 
-__all__ = ["lengths_per_prompt", "select_image_tokens"]
+__all__ = ["lengths_per_prompt", "ordinals_in_prompts", "select_image_tokens"]
 
 _UNKNOWN_IMAGES = (
     "Images may stand side by side in this family's prompts and only the vision encoder tells them "
@@ -48,7 +48,7 @@ def select_image_tokens(
     """
     if steering.images is None and steering.regions is None:
         return image_tokens
-    ordinals = _ordinals(input_ids, image_tokens, family, processor, feature_lengths)
+    ordinals = ordinals_in_prompts(input_ids, image_tokens, family, processor, feature_lengths)
     if steering.images is not None:
         return tokens_of_images(ordinals, steering.images)
 
@@ -89,13 +89,21 @@ def lengths_per_prompt(lengths: Sequence[int], totals: Sequence[int]) -> list[li
     return dealt
 
 
-def _ordinals(
+def ordinals_in_prompts(
     input_ids: Tensor,
     image_tokens: Tensor,
     family: Family,
     processor: Any,
     feature_lengths: Sequence[int] | None,
 ) -> Tensor:
+    """The image that each token belongs to, int64 [B, N], from 0 in each prompt; -1 for others.
+
+    Args: see :func:`select_image_tokens`.
+
+    Raises:
+        PromptError: images may stand side by side, and the encoder has not told their lengths.
+        UnsupportedError: the processor's marker is needed and missing.
+    """
     if not image_tokens.any():
         return image_ordinals(image_tokens)
     if family.tiled_images:

@@ -2,6 +2,11 @@
 
 import typer
 
+from adaptvis.cli.diagnose.compression import compression
+from adaptvis.cli.diagnose.norms import norms
+from adaptvis.cli.diagnose.permutation import permutation
+from adaptvis.cli.diagnose.report import report
+
 __all__ = ["diagnose"]
 
 diagnose = typer.Typer(
@@ -12,3 +17,8 @@ diagnose = typer.Typer(
 
     Start with `adaptvis diagnose report`: all of them on a sample, in one page.""",
 )
+
+diagnose.command("norms")(norms)
+diagnose.command("permutation")(permutation)
+diagnose.command("compression")(compression)
+diagnose.command("report")(report)

@@ -1,0 +1,87 @@
+"""The instruments of the report: one line each."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from adaptvis.config import SteeringConfig
+from adaptvis.diagnostics.compression import study_compression
+from adaptvis.diagnostics.norms import measure_norms
+from adaptvis.diagnostics.permutation import permutation_test
+from adaptvis.diagnostics.prefill import Progress, silent
+from adaptvis.diagnostics.results import Result
+from adaptvis.hf.engine import HFEngine
+from adaptvis.tasks import Sample, Task
+
+__all__ = [
+    "ALL_OPTIONS",
+    "INSTRUMENTS",
+    "STEERING_OPTIONS",
+    "TASK_OPTIONS",
+    "Instrument",
+    "Subject",
+]
+
+
+@dataclass(frozen=True)
+class Subject:
+    """What an instrument looks at: a model, and questions.
+
+    samples: as many as the instrument asks for. settings: for ``Result.settings``.
+    folder: where the model's results go; what one instrument leaves there, a later one may read.
+    """
+
+    engine: HFEngine
+    task: Task
+    samples: list[Sample]
+    folder: Path
+    config: SteeringConfig | None = None
+    batch_size: int = 1
+    seed: int = 0
+    settings: dict[str, Any] = field(default_factory=dict)
+    progress: Progress = silent
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """What every instrument takes by these names."""
+        names = ("config", "batch_size", "seed", "settings", "progress")
+        return {name: getattr(self, name) for name in names}
+
+
+TASK_OPTIONS = ("task", "data", "part", "limit")
+STEERING_OPTIONS = ("preset", "method")
+ALL_OPTIONS = (*TASK_OPTIONS, "seed", "batch-size", *STEERING_OPTIONS)
+"""The shared options of the subcommands, apart from the model's own."""
+
+
+@dataclass(frozen=True)
+class Instrument:
+    """One instrument of the report.
+
+    name: of its section and its files.
+    questions: how many of the task it is given; None for instruments that draw their own pictures,
+        which are given none.
+    run: measures a subject.
+    command: what follows ``adaptvis diagnose`` to repeat it; its name where empty.
+    options: the shared options that this command takes.
+    """
+
+    name: str
+    questions: int | None
+    run: Callable[[Subject], Result]
+    command: tuple[str, ...] = ()
+    options: tuple[str, ...] = ALL_OPTIONS
+
+
+INSTRUMENTS: tuple[Instrument, ...] = (
+    Instrument("norms", 120, lambda s: measure_norms(s.engine, s.samples, **s.options)),
+    Instrument(
+        "permutation", 300, lambda s: permutation_test(s.engine, s.task, s.samples, **s.options)
+    ),
+    Instrument(
+        "compression", 300, lambda s: study_compression(s.engine, s.task, s.samples, **s.options)
+    ),
+)
