@@ -87,10 +87,11 @@ class LayerAttention:
         logits = logits.view(batch, num_heads, len(rows), -1)
         return logits if self.softcap is None else self.softcap * torch.tanh(logits / self.softcap)
 
-    def weights(self, rows: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
-        """Attention weights of these rows (indices within the pass, [r]) as steered: [B, H, r, W].
+    def steered_logits(self, rows: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
+        """What the softmax of these rows (indices within the pass, [r]) takes: [B, H, r, W].
 
-        The memory is 4 * B * H * r * W bytes, whatever the number of rows of the pass.
+        Columns that a row does not see have the dtype's lowest number, so that a row of padding
+        that sees nothing stays a number.
         """
         logits = self.logits(rows, dtype)
         if self.columns is not None and self.row_alpha is not None:
@@ -101,11 +102,15 @@ class LayerAttention:
             logits = torch.where(steered, logits * alpha[:, None, :, None], logits)
         mask = self.visible(rows.to(logits.device)).to(logits.device)
         if mask.dtype == torch.bool:
-            # Finite, so that a row of padding that sees nothing stays a number.
-            logits = logits.masked_fill(~mask, torch.finfo(dtype).min)
-        else:
-            logits = logits + mask.to(dtype)
-        return torch.softmax(logits, dim=-1)
+            return logits.masked_fill(~mask, torch.finfo(dtype).min)
+        return (logits + mask.to(dtype)).clamp(min=torch.finfo(dtype).min)
+
+    def weights(self, rows: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
+        """Attention weights of these rows (indices within the pass, [r]) as steered: [B, H, r, W].
+
+        The memory is 4 * B * H * r * W bytes, whatever the number of rows of the pass.
+        """
+        return torch.softmax(self.steered_logits(rows, dtype), dim=-1)
 
 
 Observer = Callable[[LayerAttention], None]

@@ -1,0 +1,91 @@
+"""The parts of a prompt, and the rows of its words."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+from torch import Tensor
+
+from adaptvis.errors import PromptError
+
+__all__ = ["PromptParts", "find_word", "prompt_parts"]
+
+_LONGEST_WORD = 8
+"""Tokens of the longest word or phrase that is looked for."""
+
+
+class PromptParts(NamedTuple):
+    """Which of the N tokens of a prompt belong to what; each token to one of them.
+
+    system: bool [N], everything before the first image token, the beginning of sequence included.
+    image: bool [N], the image tokens of all images.
+    text: bool [N], the rest: the user's text and what the chat template puts behind it.
+    """
+
+    system: Tensor
+    image: Tensor
+    text: Tensor
+
+
+def prompt_parts(input_ids: Tensor, placeholder: int) -> PromptParts:
+    """The parts of one prompt without padding, ``input_ids`` [N].
+
+    Raises:
+        PromptError: there is no image token.
+    """
+    image = input_ids == placeholder
+    if not bool(image.any()):
+        raise PromptError("A prompt without an image has no attention on one; leave it out")
+    system = image.cumsum(dim=0) == 0
+    return PromptParts(system, image, ~system & ~image)
+
+
+def find_word(tokenizer: Any, input_ids: Tensor, word: str, columns: Tensor) -> int | None:
+    """Position of the last token of a word's last occurrence, or None.
+
+    Only the last token of a word has seen all of it. A word is found in the decoded text, whatever
+    the tokenizer makes of it; capitals do not matter, and "left" is not found in "leftmost".
+
+    Args:
+        input_ids: [N]. word: a word, or a phrase of a few.
+        columns: bool [N], where to look.
+    """
+    wanted = " ".join(word.lower().split())
+    if not wanted:
+        return None
+    whole = re.compile(rf"(?<!\w){re.escape(wanted)}(?!\w)")
+    ids = input_ids.tolist()
+    inside = columns.tolist()
+
+    def text(start: int, stop: int) -> str:
+        return " ".join(tokenizer.decode(ids[max(start, 0) : stop]).lower().split())
+
+    for stop in range(len(ids), 0, -1):
+        for start in range(stop - 1, max(stop - 1 - _LONGEST_WORD, -1), -1):
+            if not inside[start]:
+                break
+            # Neighbours decide whether it is a word of its own.
+            if text(start, stop).strip(" .,;:?!'\"()") == wanted and whole.search(
+                text(start - 1 if start and inside[start - 1] else start, stop + 1)
+            ):
+                return stop - 1
+    return None
+
+
+def row_positions(
+    tokenizer: Any, input_ids: Tensor, parts: PromptParts, words: Sequence[str]
+) -> dict[str, int]:
+    """The rows to look at: the last prompt row, then every word that the user's text contains."""
+    found = {LAST_ROW: len(input_ids) - 1}
+    for word in words:
+        position = find_word(tokenizer, input_ids, word, parts.text)
+        if position is not None:
+            found[word] = position
+    return found
+
+
+LAST_ROW = "last prompt token"
+"""Label of the last row of a prompt, from which the first token of the answer is read."""
+
