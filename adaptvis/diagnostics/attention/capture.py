@@ -14,8 +14,20 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from adaptvis.config import NormRescale, SteeringConfig
-from adaptvis.diagnostics.attention.parts import PromptParts, prompt_parts, row_positions
-from adaptvis.diagnostics.attention.rows import RowAttention, rows_attention
+from adaptvis.diagnostics.attention.parts import (
+    LAST_ROW,
+    TEXT_ROWS,
+    PromptParts,
+    prompt_parts,
+    word_rows,
+)
+from adaptvis.diagnostics.attention.rows import (
+    RowAttention,
+    add_rows,
+    mean_row,
+    rows_attention,
+    sum_rows,
+)
 from adaptvis.engine import Query
 from adaptvis.errors import AdaptVisWarning, UnsupportedError
 from adaptvis.hf.engine import HFEngine
@@ -32,7 +44,8 @@ Array = NDArray[np.float32]
 class PromptAttention:
     """Attention of R rows of one prompt in L layers with H heads, over T image tokens.
 
-    rows: label of each row -> its index below: the last prompt token, then words that were found.
+    rows: label of each row -> its index below: the last prompt token, the average text row, then
+        words that were found.
     entropy, system, text, image: float32 [L, R, H], see
         :class:`adaptvis.diagnostics.attention.rows.RowAttention`; ``image`` is the image's share.
     weights: float32 [L, R, T], on the image tokens, means over the heads.
@@ -69,20 +82,19 @@ def attend(
     inputs = engine.encode([query])
     ids = inputs["input_ids"][0]
     parts = prompt_parts(ids, engine.family.placeholder_of(engine.model.config))
-    rows = row_positions(engine.processor.tokenizer, ids, parts, words)
-    positions = torch.tensor(list(rows.values()), device=ids.device)
-    plain = _Rows(positions, parts)
+    rows = word_rows(engine.processor.tokenizer, ids, parts, words)
+    plain = _Rows(rows, parts)
     observe_prompt(engine, inputs, plain)
-    unsteered = plain.result(list(rows))
+    unsteered = plain.result()
     if config is None:
         return unsteered, unsteered
     if isinstance(config, NormRescale):
-        changed = _Rows(positions, parts)
+        changed = _Rows(rows, parts)
         with steer(engine.model, config, processor=engine.processor):
             observe_prompt(engine, inputs, changed)
-        return unsteered, changed.result(list(rows))
+        return unsteered, changed.result()
     # Rows before the first steered one see nothing of the steering, and are not run again.
-    steered = _Rows(positions, parts, dict(plain.layers))
+    steered = _Rows(rows, parts, plain.layers)
     with (
         torch.inference_mode(),
         warnings.catch_warnings(),
@@ -91,7 +103,7 @@ def attend(
     ):
         warnings.simplefilter("ignore", AdaptVisWarning)
         engine.model(**inputs, **_last_logits(engine))
-    return unsteered, steered.result(list(rows))
+    return unsteered, steered.result()
 
 
 @torch.inference_mode()
@@ -128,53 +140,71 @@ def _last_logits(engine: HFEngine) -> dict[str, Any]:
 
 
 class _Rows:
-    """Collects the chosen rows of every layer that is shown."""
+    """Collects the chosen rows of every layer that is shown: single ones, and the sum of the rest.
+
+    A steered pass holds the last row, or all text rows; what it does not hold stays as it was.
+    """
 
     def __init__(
         self,
-        positions: Tensor,
+        words: dict[str, int],
         parts: PromptParts,
-        layers: dict[int, RowAttention] | None = None,
+        layers: dict[int, tuple[RowAttention, RowAttention]] | None = None,
     ) -> None:
-        self.positions = positions
+        device = parts.text.device
+        self.words = words
         self.parts = parts
-        self.layers = {} if layers is None else layers
+        self.single = torch.tensor([len(parts.text) - 1, *words.values()], device=device)
+        # The last row is text in all prompts but those that end in an image.
+        self.rest = torch.where(parts.text[:-1])[0]
+        self.layers = {} if layers is None else dict(layers)
 
     def __call__(self, attention: LayerAttention) -> None:
-        inside = self.positions >= attention.first_row
-        if not bool(inside.any()):
-            return
-        chosen = rows_attention(attention, self.positions[inside], self.parts)
-        new = RowAttention(
-            chosen.weights.mean(dim=0, keepdim=True).cpu(),
-            chosen.entropy.cpu(),
-            chosen.system.cpu(),
-            chosen.text.cpu(),
-        )
-        old = self.layers.get(attention.layer)
-        if old is not None:
+        inside = self.single >= attention.first_row
+        single = _on_cpu(rows_attention(attention, self.single[inside], self.parts))
+        if not len(self.rest):
+            rest = _on_cpu(rows_attention(attention, self.single[:1], self.parts))
+            rest = RowAttention(*(torch.zeros_like(field) for field in rest))
+        elif bool((self.rest >= attention.first_row).all()):
+            rest = _on_cpu(sum_rows(rows_attention(attention, self.rest, self.parts)))
+        else:
+            rest = self.layers[attention.layer][1]
+        if not bool(inside.all()):
             index = torch.where(inside)[0].cpu()
-            merged = [o.index_copy(1, index, n) for o, n in zip(old, new, strict=True)]
-            new = RowAttention(*merged)
-        self.layers[attention.layer] = new
+            old = self.layers[attention.layer][0]
+            merged = (o.index_copy(1, index, n) for o, n in zip(old, single, strict=True))
+            single = RowAttention(*merged)
+        self.layers[attention.layer] = single, rest
 
-    def result(self, labels: Sequence[str]) -> PromptAttention:
-        ordered = [self.layers[layer] for layer in sorted(self.layers)]
-        system, text, entropy = (
-            torch.stack([getattr(layer, name) for layer in ordered]).transpose(1, 2).numpy()
-            for name in ("system", "text", "entropy")
+    def result(self) -> PromptAttention:
+        layers = [self._rows(*self.layers[layer]) for layer in sorted(self.layers)]
+        entropy, system, text, weights = (
+            np.stack([getattr(rows, name).transpose(0, 1).numpy() for rows in layers])
+            for name in ("entropy", "system", "text", "weights")
         )
-        weights = torch.stack([layer.weights[0] for layer in ordered]).numpy()
-        counts = (int(part.sum()) for part in (self.parts.system, self.parts.text))
-        tokens = (*counts, int(self.parts.image.sum()))
+        system_tokens, text_tokens, image_tokens = (
+            int(part.sum()) for part in (self.parts.system, self.parts.text, self.parts.image)
+        )
         return PromptAttention(
-            rows={label: index for index, label in enumerate(labels)},
+            rows={row: i for i, row in enumerate((LAST_ROW, TEXT_ROWS, *self.words))},
             entropy=entropy,
             system=system,
             text=text,
-            image=1 - system - text,
-            weights=weights,
-            tokens=tokens,  # type: ignore[arg-type]
+            image=weights.sum(axis=-1),
+            weights=weights.mean(axis=2),
+            tokens=(system_tokens, text_tokens, image_tokens),
+        )
+
+    def _rows(self, single: RowAttention, rest: RowAttention) -> RowAttention:
+        last = RowAttention(*(field[:, :1] for field in single))
+        ends_in_text = bool(self.parts.text[-1])
+        summed = add_rows(rest, last) if ends_in_text or not len(self.rest) else rest
+        mean = mean_row(summed, max(len(self.rest) + ends_in_text, 1))
+        words = (field[:, 1:] for field in single)
+        return RowAttention(
+            *(torch.cat(fields, dim=1) for fields in zip(last, mean, words, strict=True))
         )
 
 
+def _on_cpu(rows: RowAttention) -> RowAttention:
+    return RowAttention(*(field.cpu() for field in rows))

@@ -10,7 +10,13 @@ from torch import Tensor
 
 from adaptvis.errors import PromptError
 
-__all__ = ["PromptParts", "find_word", "prompt_parts"]
+__all__ = ["LAST_ROW", "TEXT_ROWS", "PromptParts", "find_word", "prompt_parts", "word_rows"]
+
+LAST_ROW = "last prompt token"
+"""The last row of a prompt, from which the first token of the answer is read."""
+
+TEXT_ROWS = "text rows"
+"""The average over all rows of user text behind the first image token, that last one included."""
 
 _LONGEST_WORD = 8
 """Tokens of the longest word or phrase that is looked for."""
@@ -74,18 +80,14 @@ def find_word(tokenizer: Any, input_ids: Tensor, word: str, columns: Tensor) -> 
     return None
 
 
-def row_positions(
+def word_rows(
     tokenizer: Any, input_ids: Tensor, parts: PromptParts, words: Sequence[str]
 ) -> dict[str, int]:
-    """The rows to look at: the last prompt row, then every word that the user's text contains."""
-    found = {LAST_ROW: len(input_ids) - 1}
+    """The row of every word that the text behind the first image contains."""
+    found = {}
     for word in words:
         position = find_word(tokenizer, input_ids, word, parts.text)
         if position is not None:
             found[word] = position
     return found
-
-
-LAST_ROW = "last prompt token"
-"""Label of the last row of a prompt, from which the first token of the answer is read."""
 

@@ -18,7 +18,7 @@ from adaptvis.diagnostics.attention.parts import PromptParts
 from adaptvis.hf.observation import LayerAttention
 from adaptvis.steering.backend import kernels_for
 
-__all__ = ["RowAttention", "balance", "rows_attention"]
+__all__ = ["RowAttention", "add_rows", "balance", "mean_row", "rows_attention", "sum_rows"]
 
 _BLOCK_BYTES = 64 * 2**20
 _LARGEST_KERNEL_HEAD = 256
@@ -32,12 +32,46 @@ class RowAttention(NamedTuple):
         sees, over the logarithm of their number; NaN where it sees fewer than two.
     system, text: float32 [H, r], attention on these parts of the prompt. With the image's share,
         the sum of ``weights``, they add up to 1.
+    seen: bool [1, r, T], the image tokens that a row sees.
     """
 
     weights: Tensor
     entropy: Tensor
     system: Tensor
     text: Tensor
+    seen: Tensor
+
+
+def mean_row(sums: RowAttention, count: int) -> RowAttention:
+    """One row that attends as ``count`` rows do on average.
+
+    Args:
+        sums: their weights and shares, summed (r = 1); ``seen`` by any of them. Its entropy is not
+            read: it is that of the average attention, not the average of entropies.
+    """
+    weights = sums.weights / count
+    total = weights.sum(dim=-1, keepdim=True)
+    renormalised = weights / total.clamp(min=torch.finfo(weights.dtype).tiny)
+    entropy = torch.special.entr(renormalised).sum(dim=-1)
+    tokens = sums.seen.sum(dim=-1)
+    entropy = (entropy / tokens.clamp(min=2).log()).masked_fill(tokens < 2, torch.nan)
+    return RowAttention(weights, entropy, sums.system / count, sums.text / count, sums.seen)
+
+
+def sum_rows(rows: RowAttention) -> RowAttention:
+    """The sums that :func:`mean_row` takes, of all rows."""
+    weights, system, text = (
+        field.sum(dim=1, keepdim=True) for field in (rows.weights, rows.system, rows.text)
+    )
+    return RowAttention(weights, system * torch.nan, system, text, rows.seen.any(1, keepdim=True))
+
+
+def add_rows(*rows: RowAttention) -> RowAttention:
+    """The sum of such sums, and of single rows."""
+    weights, entropy, system, text, seen = zip(*rows, strict=True)
+    return RowAttention(
+        sum(weights), entropy[0], sum(system), sum(text), torch.stack(seen).any(dim=0)
+    )
 
 
 def balance(image: Any, text: Any) -> Any:
@@ -93,6 +127,7 @@ def _by_rows(attention: LayerAttention, rows: Tensor, parts: PromptParts) -> Row
         entropy.masked_fill(count < 2, torch.nan),
         weights[..., _on_show(attention, parts.system)].sum(dim=-1),
         weights[..., _on_show(attention, parts.text)].sum(dim=-1),
+        _with_hidden(attention, seen[:1], parts),
     )
 
 
@@ -135,11 +170,13 @@ def _by_kernel(
     # The second call's softmax knows no coefficient: its sum is brought to the first one's.
     change = torch.exp(on_system.log_sum_exp - on_image.log_sum_exp)
     system_share = (on_system.share * change)[0]
-    count = (visible[0, 0][:, image]).sum(dim=-1)
+    seen = visible[0, :, :, image]
+    count = seen[0].sum(dim=-1)
     share = on_image.share[0]
     return RowAttention(
         _with_hidden(attention, on_image.weights[0], parts),
         on_image.entropy[0].masked_fill(count < 2, torch.nan),
         system_share,
         (1 - share - system_share).clamp(min=0),
+        _with_hidden(attention, seen, parts),
     )

@@ -9,7 +9,7 @@ from diagnostics.helpers import TinyEngine, full_matrices, query
 from hf.helpers import FAMILIES
 
 from adaptvis.diagnostics.attention.capture import attend
-from adaptvis.diagnostics.attention.parts import LAST_ROW
+from adaptvis.diagnostics.attention.parts import LAST_ROW, TEXT_ROWS
 
 WORDS = ("left", "red")
 
@@ -40,15 +40,18 @@ def test_rows_equal_full_matrices(family) -> None:
     matrices = full_matrices(engine, inputs)
     found, same = attend(engine, query(), words=WORDS)
     assert same is found
-    assert list(found.rows) == [LAST_ROW, *WORDS]
-    assert found.entropy.shape == (len(matrices), 3, matrices[0].shape[0])
+    assert list(found.rows) == [LAST_ROW, TEXT_ROWS, *WORDS]
+    assert found.entropy.shape == (len(matrices), 4, matrices[0].shape[0])
     vocabulary = engine.processor.tokenizer.convert_ids_to_tokens(ids)
     rows = [len(ids) - 1, vocabulary.index("left"), vocabulary.index("red")]
     columns = [i for i, token in enumerate(ids) if token == placeholder]
     assert found.tokens[2] == len(columns)
     assert sum(found.tokens) == len(ids)
+    first = ids.index(placeholder)
+    text_rows = [n for n in range(first, len(ids)) if ids[n] != placeholder]
     for layer, matrix in enumerate(matrices):
-        for index, row in enumerate(rows):
+        matrix = torch.cat([matrix, matrix[:, text_rows].mean(dim=1, keepdim=True)], dim=1)
+        for index, row in enumerate([rows[0], -1, *rows[1:]]):
             wanted = by_hand(matrix, row, ids, placeholder)
             for name, values in zip(("entropy", "system", "text", "image"), wanted, strict=True):
                 np.testing.assert_allclose(
