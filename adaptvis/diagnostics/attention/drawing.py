@@ -18,6 +18,7 @@ __all__ = ["draw_attention", "heat_map", "layer_ticks", "literal"]
 
 # Light to dark, so that the parts differ in grey; the image, the darkest, is what one looks for.
 _PARTS = {"system": "#cfcfcf", "text": "#56B4E9", "image": "#8a3800"}
+_NAMES = {"system": "system prompt", "text": "user text", "image": "image"}
 _STYLES = ("-", "--")
 
 
@@ -121,7 +122,7 @@ def _shares(axes: Any, result: AttentionResult, of_last: list[RowMeans]) -> None
                 edgecolor="white",
                 linewidth=0.4,
                 hatch="//" if index else None,
-                label=None if index else part,
+                label=None if index else _NAMES[part],
             )
             bottom += values
     bottom = 0.0
@@ -176,13 +177,14 @@ def _on_objects(axes: Any, result: AttentionResult) -> None:
     for overlap in result.overlap:
         steered = overlap.steering != result.steerings[0]
         count = overlap.separation[0]
-        for kind, mean, colour, marker in (
-            (f"right ({count.right})", overlap.right, PALETTE[1], "o"),
-            (f"wrong ({count.wrong})", overlap.wrong, PALETTE[2], "s"),
+        for shift, kind, mean, colour, marker in (
+            (-0.06, f"right ({count.right})", overlap.right, PALETTE[1], "o"),
+            (0.06, f"wrong ({count.wrong})", overlap.wrong, PALETTE[2], "s"),
         ):
             half = np.where(np.isfinite(mean.half), mean.half, 0)
+            # Side by side, so that intervals do not hide each other.
             axes.errorbar(
-                range(len(mean.value)),
+                np.arange(len(mean.value)) + shift + 0.03 * steered,
                 100 * mean.value,
                 yerr=100 * half,
                 color=colour,
