@@ -56,7 +56,8 @@ def _scatter(figure: Any, axes: Any, result: RopeResult) -> None:
     )
     axes.set_xlim(line)
     axes.set_ylim(line)
-    axes.set_xlabel(r"predicted $\alpha_V(1-\alpha_V)\,\Delta g_V\,\Delta$", fontsize=8)
+    times = "" if result.steps == 1 else rf"\times {result.steps:g}"
+    axes.set_xlabel(rf"predicted: $\alpha_V(1-\alpha_V)\,\Delta g_V{times}$", fontsize=8)
     axes.set_ylabel(r"measured $\Delta\alpha_V$", fontsize=8)
     value = result.determination
     axes.set_title("theory" if value is None else f"theory: $R^2$ = {value:.3f}", fontsize=9)

@@ -116,7 +116,8 @@ class RopeResult(Result):
             "change per position. Values near 0 mean that a head hardly cares where the image "
             "tokens are said to be. Right: the first-order theory, alpha_V (1 - alpha_V) delta "
             "g_V, against what was measured, one point per head (on the line: the theory is "
-            "exact). A head may have a large delta g_V and no delta alpha_V: its attention is "
+            "exact; it is of first order, and a whole position turns the fastest coordinates by a "
+            "radian, so that it may fail at 1 and hold at 0.1). A head may have a large delta g_V and no delta alpha_V: its attention is "
             "saturated, all on the image or none."
         )
 
@@ -131,8 +132,8 @@ class RopeResult(Result):
             Finding(
                 "The change of the image's share follows alpha_V (1 - alpha_V) delta g_V (Beyond "
                 "Semantics)",
-                f"{measured} over {self.change.value.size} heads, without a fit; said to hold from "
-                f"{_GOOD_PREDICTION} on",
+                f"{measured} over {self.change.value.size} heads at {self.steps:g} position(s), "
+                f"without a fit; said to hold from {_GOOD_PREDICTION} on",
                 holds,
             )
         ]
