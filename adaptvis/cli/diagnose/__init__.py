@@ -2,6 +2,9 @@
 
 import typer
 
+from adaptvis.cli.diagnose.attention import attention
+from adaptvis.cli.diagnose.rope import rope
+
 __all__ = ["diagnose"]
 
 diagnose = typer.Typer(
@@ -12,3 +15,6 @@ diagnose = typer.Typer(
 
     Start with `adaptvis diagnose report`: all of them on a sample, in one page.""",
 )
+
+diagnose.command("attention")(attention)
+diagnose.command("rope")(rope)

@@ -63,7 +63,7 @@ def draw_maps(result: AttentionMapsResult) -> Figure:
     grid = figure.subplots(len(result.examples), count, squeeze=False)
     for axes, example in zip(grid, result.examples, strict=True):
         _picture(axes[0], example, wrap=int(side * 12))
-        _line(axes[1:], example, columns)
+        _line(figure, axes[1:], example, columns)
     return figure
 
 
@@ -73,7 +73,7 @@ def _picture(axes: Any, example: ImageMap, wrap: int) -> None:
     _bare(axes, "\n".join(textwrap.wrap(example.prompt, wrap, max_lines=3)))
 
 
-def _line(grid: Any, example: ImageMap, columns: Sequence[tuple[str, str]]) -> None:
+def _line(figure: Any, grid: Any, example: ImageMap, columns: Sequence[tuple[str, str]]) -> None:
     width, height = example.picture.size
     scale = _SIDE / max(width, height)
     size = max(1, round(width * scale)), max(1, round(height * scale))
@@ -85,13 +85,13 @@ def _line(grid: Any, example: ImageMap, columns: Sequence[tuple[str, str]]) -> N
             axes.set_axis_off()
             continue
         axes.imshow(grey, cmap="gray", vmin=0, vmax=255, extent=(0, 1, 1, 0))
-        # Dark where nothing is looked at: brightness alone tells, also in grey.
-        axes.imshow(
-            painted[key],
+        # Dark where nothing is looked at: brightness tells, also in grey.
+        drawn = axes.imshow(
+            painted[key] / largest,
             cmap="inferno",
             vmin=0,
-            vmax=largest,
-            alpha=0.75,
+            vmax=1,
+            alpha=0.6,
             extent=(0, 1, 1, 0),
             aspect=_aspect(example),
             interpolation="nearest",
@@ -99,6 +99,10 @@ def _line(grid: Any, example: ImageMap, columns: Sequence[tuple[str, str]]) -> N
         _outline(axes, example, "white")
         row, steering = key
         _bare(axes, f"{row}\n{steering}\n{100 * example.shares[key]:.0f} % on the image")
+        if key == list(painted)[-1]:
+            bar = figure.colorbar(drawn, ax=axes, fraction=0.05, pad=0.03)
+            bar.set_ticks([0, 1], labels=["0", "most"])
+            bar.ax.tick_params(labelsize=7)
 
 
 def _aspect(example: ImageMap) -> float:
