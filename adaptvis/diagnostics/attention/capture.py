@@ -26,7 +26,7 @@ from adaptvis.diagnostics.attention.rows import (
     add_rows,
     mean_row,
     rows_attention,
-    sum_rows,
+    summed_attention,
 )
 from adaptvis.engine import Query
 from adaptvis.errors import AdaptVisWarning, UnsupportedError
@@ -166,7 +166,7 @@ class _Rows:
             rest = _on_cpu(rows_attention(attention, self.single[:1], self.parts))
             rest = RowAttention(*(torch.zeros_like(field) for field in rest))
         elif bool((self.rest >= attention.first_row).all()):
-            rest = _on_cpu(sum_rows(rows_attention(attention, self.rest, self.parts)))
+            rest = _on_cpu(summed_attention(attention, self.rest, self.parts))
         else:
             rest = self.layers[attention.layer][1]
         if not bool(inside.all()):

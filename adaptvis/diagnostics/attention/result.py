@@ -103,7 +103,10 @@ class AttentionResult(Result):
         found: dict[str, Any] = {"part of the tokens": dict(self.tokens)}
         for means in self.means:
             name = f"{means.row}, {means.steering}"
-            found[name] = {measure: means.overall[measure].estimate() for measure in MEASURES}
+            found[name] = {
+                f"{measure} (mean, low, high)": list(means.overall[measure].estimate().values())
+                for measure in MEASURES
+            }
         for overlap in self.overlap:
             best = _best(overlap)
             if best is not None:

@@ -3,12 +3,14 @@
 Sources: normalised entropy, *Beyond Semantics* (arXiv 2503.17349v2); shares and CMB, the same,
 equation of Cross-Modality Balance.
 
-A row block of H * r * W weights is all that exists, in torch; where the Triton kernels serve (see
-:mod:`adaptvis.steering.backend`), ``image_attention`` computes the same without even that.
+In torch there is a block of H * r * W weights at a time, at most 64 MiB or one row. Where the
+Triton kernels serve (see :mod:`adaptvis.steering.backend`), ``image_attention`` computes the same
+from tiles, and only the weights on the image exist.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import torch
@@ -18,7 +20,14 @@ from adaptvis.diagnostics.attention.parts import PromptParts
 from adaptvis.hf.observation import LayerAttention
 from adaptvis.steering.backend import kernels_for
 
-__all__ = ["RowAttention", "add_rows", "balance", "mean_row", "rows_attention", "sum_rows"]
+__all__ = [
+    "RowAttention",
+    "add_rows",
+    "balance",
+    "mean_row",
+    "rows_attention",
+    "summed_attention",
+]
 
 _BLOCK_BYTES = 64 * 2**20
 _LARGEST_KERNEL_HEAD = 256
@@ -58,8 +67,7 @@ def mean_row(sums: RowAttention, count: int) -> RowAttention:
     return RowAttention(weights, entropy, sums.system / count, sums.text / count, sums.seen)
 
 
-def sum_rows(rows: RowAttention) -> RowAttention:
-    """The sums that :func:`mean_row` takes, of all rows."""
+def _sum_rows(rows: RowAttention) -> RowAttention:
     weights, system, text = (
         field.sum(dim=1, keepdim=True) for field in (rows.weights, rows.system, rows.text)
     )
@@ -91,14 +99,36 @@ def rows_attention(attention: LayerAttention, positions: Tensor, parts: PromptPa
         attention: of a pass with one prompt, which holds these rows.
         parts: of the whole prompt.
     """
+    found = list(_blocks(attention, positions, parts))
+    return RowAttention(*(torch.cat(field, dim=1) for field in zip(*found, strict=True)))
+
+
+def summed_attention(
+    attention: LayerAttention, positions: Tensor, parts: PromptParts
+) -> RowAttention:
+    """The sums that :func:`mean_row` takes, over these rows; never more than a block at once."""
+    sums: RowAttention | None = None
+    for block in _blocks(attention, positions, parts):
+        sums = _sum_rows(block) if sums is None else add_rows(sums, _sum_rows(block))
+    if sums is None:
+        raise ValueError("a sum needs at least one row")
+    return sums
+
+
+def _blocks(
+    attention: LayerAttention, positions: Tensor, parts: PromptParts
+) -> Iterator[RowAttention]:
     rows = positions.to(attention.query.device) - attention.first_row
     kernels = kernels_for(attention.query)
-    if kernels is not None and _kernel_can(attention, parts):
-        return _by_kernel(kernels, attention, rows, parts)
+    if kernels is not None and not _kernel_can(attention, parts):
+        kernels = None
+    # Logits, weights and what makes them: a block of either is what memory has to hold.
     per_row = 4 * attention.query.shape[1] * attention.key.shape[2]
-    blocks = rows.split(max(1, _BLOCK_BYTES // per_row))
-    found = [_by_rows(attention, block, parts) for block in blocks]
-    return RowAttention(*(torch.cat(field, dim=1) for field in zip(*found, strict=True)))
+    for block in rows.split(max(1, _BLOCK_BYTES // per_row)):
+        if kernels is None:
+            yield _by_rows(attention, block, parts)
+        else:
+            yield _by_kernel(kernels, attention, block, parts)
 
 
 def _on_show(attention: LayerAttention, part: Tensor) -> Tensor:

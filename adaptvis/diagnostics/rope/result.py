@@ -65,14 +65,14 @@ class RopeResult(Result):
         )
         return {
             "positions moved": self.steps,
-            "mean |delta alpha_V|": self.overall_change.estimate(),
-            "mean |delta g_V|": self.overall_gradient.estimate(),
+            "|delta alpha_V| (mean, low, high)": list(self.overall_change.estimate().values()),
+            "|delta g_V| (mean, low, high)": list(self.overall_gradient.estimate().values()),
             "most sensitive": {
                 "layer": int(layer),
                 "head": int(head),
-                "alpha_V": self.share.estimate((layer, head)),
-                "delta alpha_V": self.change.estimate((layer, head)),
-                "predicted": self.predicted.estimate((layer, head)),
+                "alpha_V": float(self.share.value[layer, head]),
+                "delta alpha_V": float(self.change.value[layer, head]),
+                "predicted": float(self.predicted.value[layer, head]),
             },
             "R squared of the prediction": self.determination,
         }
