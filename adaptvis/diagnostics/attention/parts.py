@@ -21,6 +21,8 @@ TEXT_ROWS = "text rows"
 _LONGEST_WORD = 8
 """Tokens of the longest word or phrase that is looked for."""
 
+_PUNCTUATION = " .,;:?!'\"()"
+
 
 class PromptParts(NamedTuple):
     """Which of the N tokens of a prompt belong to what; each token to one of them.
@@ -66,16 +68,20 @@ def find_word(tokenizer: Any, input_ids: Tensor, word: str, columns: Tensor) -> 
     inside = columns.tolist()
 
     def text(start: int, stop: int) -> str:
-        return " ".join(tokenizer.decode(ids[max(start, 0) : stop]).lower().split())
+        return " ".join(tokenizer.decode(ids[start:stop]).lower().split())
+
+    def bare(start: int, stop: int) -> str:
+        return text(start, stop).strip(_PUNCTUATION)
 
     for stop in range(len(ids), 0, -1):
         for start in range(stop - 1, max(stop - 1 - _LONGEST_WORD, -1), -1):
             if not inside[start]:
                 break
-            # Neighbours decide whether it is a word of its own.
-            if text(start, stop).strip(" .,;:?!'\"()") == wanted and whole.search(
-                text(start - 1 if start and inside[start - 1] else start, stop + 1)
-            ):
+            # The last token must belong to the word, and neighbours tell whether it goes on.
+            if bare(start, stop) != wanted or bare(start, stop - 1) == wanted:
+                continue
+            before = start - 1 if start and inside[start - 1] else start
+            if whole.search(text(before, stop + 1)):
                 return stop - 1
     return None
 
