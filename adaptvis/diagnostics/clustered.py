@@ -16,6 +16,9 @@ __all__ = ["ClusteredMean", "Separation", "area_under_curve", "clustered_mean", 
 
 Numbers = NDArray[np.float64]
 
+Clusters = Sequence[Any] | NDArray[Any]
+"""The image of each question."""
+
 
 @dataclass(frozen=True, eq=False)
 class ClusteredMean:
@@ -39,7 +42,7 @@ class ClusteredMean:
         }
 
 
-def clustered_mean(values: Any, clusters: Sequence[Any]) -> ClusteredMean:
+def clustered_mean(values: Any, clusters: Clusters) -> ClusteredMean:
     """Means over the first axis, where they are not NaN, with the clustered standard error.
 
     `sqrt(G / (G - 1) * sum_g (S_g - n_g * mean)^2) / n` with G clusters, sums S_g and sizes n_g
@@ -100,7 +103,7 @@ class Separation:
 
 
 def separation(
-    scores: Numbers, right: NDArray[np.bool_], clusters: Sequence[Any], *, seed: int = 0
+    scores: Numbers, right: NDArray[np.bool_], clusters: Clusters, *, seed: int = 0
 ) -> Separation:
     """AUROC with an interval from leaving out groups of images (jackknife, Student's t).
 

@@ -53,8 +53,11 @@ def query(prompt: str = PROMPT, seed: int = 0) -> Query:
 def full_matrices(engine: HFEngine, inputs: dict[str, Any]) -> list[torch.Tensor]:
     """Attention weights [H, N, N] of every layer, by the library's own eager attention."""
     configs = [engine.model.config, engine.family.decoder_of(engine.model).config]
-    configs += [m.config for m in engine.family.decoder_of(engine.model).modules()
-                if hasattr(m, "layer_idx") and hasattr(m, "config")]
+    configs += [
+        m.config
+        for m in engine.family.decoder_of(engine.model).modules()
+        if hasattr(m, "layer_idx") and hasattr(m, "config")
+    ]
     before = [config._attn_implementation for config in configs]
     try:
         for config in configs[1:]:

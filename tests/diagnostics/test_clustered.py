@@ -40,7 +40,9 @@ def test_auroc_counts_pairs() -> None:
     scores = generator.integers(0, 6, 30).astype(float)
     positive = generator.random(30) < 0.4
     pairs = [
-        1.0 if p > n else 0.5 if p == n else 0.0 for p in scores[positive] for n in scores[~positive]
+        1.0 if p > n else 0.5 if p == n else 0.0
+        for p in scores[positive]
+        for n in scores[~positive]
     ]
     assert area_under_curve(scores, positive) == pytest.approx(np.mean(pairs))
     assert area_under_curve(np.array([1.0, 2.0]), np.array([False, True])) == 1

@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from adaptvis.config import NormRescale, SteeringConfig
 from adaptvis.diagnostics.attention.parts import (

@@ -125,10 +125,10 @@ def _shares(axes: Any, result: AttentionResult, of_last: list[RowMeans]) -> None
                 label=None if index else _NAMES[part],
             )
             bottom += values
-    bottom = 0.0
+    below = 0.0
     for part, colour in _PARTS.items():
-        axes.bar(-1.4, 100 * result.tokens[part], 0.8, bottom=bottom, color=colour)
-        bottom += 100 * result.tokens[part]
+        axes.bar(-1.4, 100 * result.tokens[part], 0.8, bottom=below, color=colour)
+        below += 100 * result.tokens[part]
     _frame(axes, layers)
     step = max(1, -(-layers // 8))
     ticks = list(range(0, layers, step))
@@ -139,9 +139,7 @@ def _shares(axes: Any, result: AttentionResult, of_last: list[RowMeans]) -> None
     if len(of_last) > 1:
         title += f"\nhatched: {of_last[1].steering}"
     axes.set_title(literal(title), fontsize=9)
-    axes.legend(
-        fontsize=7, ncols=3, loc="upper center", bbox_to_anchor=(0.5, -0.2), frameon=False
-    )
+    axes.legend(fontsize=7, ncols=3, loc="upper center", bbox_to_anchor=(0.5, -0.2), frameon=False)
 
 
 def _entropies(axes: Any, result: AttentionResult) -> None:
@@ -168,9 +166,7 @@ def _entropies(axes: Any, result: AttentionResult) -> None:
     axes.set_ylim(0, 1.02)
     axes.set_ylabel("normalised entropy", fontsize=8)
     axes.set_title("entropy over the image, mean over heads", fontsize=9)
-    axes.legend(
-        fontsize=7, ncols=2, loc="upper center", bbox_to_anchor=(0.5, -0.2), frameon=False
-    )
+    axes.legend(fontsize=7, ncols=2, loc="upper center", bbox_to_anchor=(0.5, -0.2), frameon=False)
 
 
 def _on_objects(axes: Any, result: AttentionResult) -> None:
@@ -201,9 +197,7 @@ def _on_objects(axes: Any, result: AttentionResult) -> None:
     axes.set_ylim(bottom=0)
     axes.set_ylabel("of the image's attention (%)", fontsize=8)
     axes.set_title("attention on the asked objects, by answer", fontsize=9)
-    axes.legend(
-        fontsize=7, ncols=2, loc="upper center", bbox_to_anchor=(0.5, -0.2), frameon=False
-    )
+    axes.legend(fontsize=7, ncols=2, loc="upper center", bbox_to_anchor=(0.5, -0.2), frameon=False)
 
 
 def _curves(axes: Any, result: AttentionResult) -> None:

@@ -22,9 +22,7 @@ _SIDE = 224
 """Pixels along the longer side of a painted map."""
 
 
-def paint(
-    weights: Any, boxes: NDArray[np.float64], size: tuple[int, int]
-) -> NDArray[np.float64]:
+def paint(weights: Any, boxes: NDArray[np.float64], size: tuple[int, int]) -> NDArray[np.float64]:
     """Weight per pixel, float64 [height, width]: every token spreads its weight over its box.
 
     Where a model sees the same pixels twice (tiles and a thumbnail), both add up. Tokens without a

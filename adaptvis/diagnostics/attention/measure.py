@@ -88,7 +88,7 @@ def measure_attention(
             f"{samples[0].prompt[:80]!r}"
         )
     images = [sample.image_id for sample in samples]
-    overlap = ()
+    overlap: tuple[LayerOverlap, ...] = ()
     if overlaps:
         points = [
             ask_points(

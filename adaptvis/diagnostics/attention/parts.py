@@ -96,4 +96,3 @@ def word_rows(
         if position is not None:
             found[word] = position
     return found
-

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from statistics import NormalDist
 from typing import TYPE_CHECKING, Any
 
-
 from adaptvis.diagnostics.attention.parts import LAST_ROW, TEXT_ROWS
 from adaptvis.diagnostics.clustered import ClusteredMean, Separation
 from adaptvis.diagnostics.results import Finding, Result

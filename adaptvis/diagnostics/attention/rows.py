@@ -92,7 +92,9 @@ def balance(image: Any, text: Any) -> Any:
     return image / total.clip(min=1e-8)
 
 
-def rows_attention(attention: LayerAttention, positions: Tensor, parts: PromptParts) -> RowAttention:
+def rows_attention(
+    attention: LayerAttention, positions: Tensor, parts: PromptParts
+) -> RowAttention:
     """Attention of the rows at ``positions`` (int64 [r], among all tokens seen) of one prompt.
 
     Args:

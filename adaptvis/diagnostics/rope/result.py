@@ -117,8 +117,8 @@ class RopeResult(Result):
             "tokens are said to be. Right: the first-order theory, alpha_V (1 - alpha_V) delta "
             "g_V, against what was measured, one point per head (on the line: the theory is "
             "exact; it is of first order, and a whole position turns the fastest coordinates by a "
-            "radian, so that it may fail at 1 and hold at 0.1). A head may have a large delta g_V and no delta alpha_V: its attention is "
-            "saturated, all on the image or none."
+            "radian, so that it may fail at 1 and hold at 0.1). A head may have a large delta "
+            "g_V and no delta alpha_V: its attention is saturated, all on the image or none."
         )
 
     def findings(self) -> list[Finding]:

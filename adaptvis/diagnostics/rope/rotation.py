@@ -38,8 +38,8 @@ def inverse_frequencies(decoder: Any, attention: nn.Module) -> Tensor:
         frequencies = getattr(rotary, "inv_freq", None)
     if not isinstance(frequencies, Tensor) or getattr(attention, "use_rope", True) is False:
         raise UnsupportedError(
-            f"{type(attention).__name__} has no rotary position embedding in a module rotary_emb of "
-            f"{type(decoder).__name__}, which the RoPE probe turns; use a model that has"
+            f"{type(attention).__name__} has no rotary position embedding in a module rotary_emb "
+            f"of {type(decoder).__name__}, which the RoPE probe turns; use a model that has"
         )
     pairing = getattr(sys.modules[type(attention).__module__], "rotate_half", None)
     probe = torch.arange(2.0 * len(frequencies))
