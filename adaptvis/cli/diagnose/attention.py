@@ -67,6 +67,7 @@ def attention(
     from adaptvis.cli.progress import Bars
     from adaptvis.diagnostics.attention.maps import measure_attention_maps
     from adaptvis.diagnostics.attention.measure import measure_attention
+    from adaptvis.diagnostics.attention.parts import check_words
 
     if maps < 0:
         raise ConfigError(f"--maps must not be negative, got {maps}")
@@ -85,6 +86,7 @@ def attention(
         dtype=dtype,
         trust_remote_code=trust_remote_code,
     )
+    check_words([sample.prompt for sample in work.samples], chosen)
     folder = output_folder(output)
     with Bars() as bars:
         # The maps first: they are quick, and refuse layers that the model does not have.

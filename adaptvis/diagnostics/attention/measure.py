@@ -13,7 +13,7 @@ from adaptvis.config import SteeringConfig
 from adaptvis.diagnostics.accuracy import ask_points
 from adaptvis.diagnostics.attention.capture import PromptAttention, attend
 from adaptvis.diagnostics.attention.overlap import attention_on_boxes, box_coverage
-from adaptvis.diagnostics.attention.parts import LAST_ROW
+from adaptvis.diagnostics.attention.parts import LAST_ROW, check_words
 from adaptvis.diagnostics.attention.result import (
     MEASURES,
     AttentionResult,
@@ -63,6 +63,7 @@ def measure_attention(
     """
     if not samples:
         raise DataError("There is no question to look at; give a task with some")
+    check_words([sample.prompt for sample in samples], words)
     names = (UNSTEERED,) if config is None else (UNSTEERED, config.method)
     looks: dict[tuple[str, str], list[tuple[int, dict[str, Any]]]] = defaultdict(list)
     overlaps: dict[str, list[tuple[int, Numbers]]] = defaultdict(list)
@@ -84,8 +85,8 @@ def measure_attention(
     absent = [word for word in words if (UNSTEERED, word) not in looks]
     if absent:
         raise DataError(
-            f"No prompt contains {absent[0]!r} behind its image; the first says "
-            f"{samples[0].prompt[:80]!r}"
+            f"The tokens of {absent[0]!r} are not found behind the image of any prompt; give a "
+            "shorter phrase, or a word that comes after the image"
         )
     images = [sample.image_id for sample in samples]
     overlap: tuple[LayerOverlap, ...] = ()

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 from torch import Tensor
 
-from adaptvis.errors import PromptError
+from adaptvis.errors import DataError, PromptError
 
 __all__ = ["LAST_ROW", "TEXT_ROWS", "PromptParts", "find_word", "prompt_parts", "word_rows"]
 
@@ -63,7 +63,7 @@ def find_word(tokenizer: Any, input_ids: Tensor, word: str, columns: Tensor) -> 
     wanted = " ".join(word.lower().split())
     if not wanted:
         return None
-    whole = re.compile(rf"(?<!\w){re.escape(wanted)}(?!\w)")
+    whole = _whole(wanted)
     ids = input_ids.tolist()
     inside = columns.tolist()
 
@@ -84,6 +84,26 @@ def find_word(tokenizer: Any, input_ids: Tensor, word: str, columns: Tensor) -> 
             if whole.search(text(before, stop + 1)):
                 return stop - 1
     return None
+
+
+def check_words(prompts: Sequence[str], words: Sequence[str]) -> None:
+    """Refuse a word that no prompt contains, before a model runs.
+
+    Raises:
+        DataError: names the word and shows a prompt.
+    """
+    texts = [" ".join(prompt.lower().split()) for prompt in prompts]
+    for word in words:
+        whole = _whole(" ".join(word.lower().split()))
+        if not any(whole.search(text) for text in texts):
+            raise DataError(
+                f"No prompt contains {word!r} behind its image; the first says {prompts[0][:80]!r}"
+            )
+
+
+def _whole(word: str) -> re.Pattern[str]:
+    """The word, not as part of another one."""
+    return re.compile(rf"(?<!\w){re.escape(word)}(?!\w)")
 
 
 def word_rows(

@@ -76,7 +76,7 @@ def test_means_over_questions_of_full_matrices() -> None:
     assert found.overall["image"].estimate()["value"] == pytest.approx(np.mean(shares), abs=1e-5)
     assert result.covered == pytest.approx(0.5)
     (plain, _) = result.overlap
-    right = np.array([True if i % 2 else False for i in range(6)])
+    right = np.array([bool(i % 2) for i in range(6)])
     np.testing.assert_allclose(plain.right.value, np.array(masses)[right].mean(0), atol=1e-5)
     for layer, separation in enumerate(plain.separation):
         scores = np.array(masses)[:, layer]
