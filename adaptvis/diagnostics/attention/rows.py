@@ -3,7 +3,7 @@
 Sources: normalised entropy, *Beyond Semantics* (arXiv 2503.17349v2); shares and CMB, the same,
 equation of Cross-Modality Balance.
 
-In torch there is a block of H * r * W weights at a time, at most 64 MiB or one row. Where the
+In torch there is a block of H * r * W weights at a time, at most 16 MiB or one row. Where the
 Triton kernels serve (see :mod:`adaptvis.steering.backend`), ``image_attention`` computes the same
 from tiles, and only the weights on the image exist.
 """
@@ -29,7 +29,7 @@ __all__ = [
     "summed_attention",
 ]
 
-_BLOCK_BYTES = 64 * 2**20
+_BLOCK_BYTES = 16 * 2**20
 _LARGEST_KERNEL_HEAD = 256
 
 
@@ -124,7 +124,6 @@ def _blocks(
     kernels = kernels_for(attention.query)
     if kernels is not None and not _kernel_can(attention, parts):
         kernels = None
-    # Logits, weights and what makes them: a block of either is what memory has to hold.
     per_row = 4 * attention.query.shape[1] * attention.key.shape[2]
     for block in rows.split(max(1, _BLOCK_BYTES // per_row)):
         if kernels is None:

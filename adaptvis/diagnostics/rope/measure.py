@@ -30,7 +30,8 @@ __all__ = ["measure_rope", "probe_prompt"]
 def probe_prompt(engine: HFEngine, query: Query, *, steps: float = 1.0) -> list[Sensitivity]:
     """Each layer's sensitivity at the last prompt row of one prompt, first layer first.
 
-    Only that row's logits are computed, twice: 16 * H * N bytes, beside the layer's keys once more.
+    Only that row's logits are computed, twice: 16 * H * N bytes, and the keys of one key head at a
+    time are brought to float64.
 
     Raises:
         PromptError: the prompt has no image.

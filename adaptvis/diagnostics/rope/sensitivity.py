@@ -73,13 +73,40 @@ def shift_sensitivity(
         image: bool [N], the image tokens of the prompt.
         frequencies: see :func:`adaptvis.diagnostics.rope.rotation.inverse_frequencies`.
     """
+    image = image[attention.first_column : attention.tokens_seen]
+    group = attention.query.shape[1] // attention.key.shape[1]
+    # One key head at a time: float64 copies of all keys would be the largest tensors around.
+    found = [
+        _of_group(attention, slice(g * group, (g + 1) * group), g, image, frequencies, steps)
+        for g in range(attention.key.shape[1])
+    ]
+    return Sensitivity(*(torch.cat(field) for field in zip(*found, strict=True)))
+
+
+def _of_group(
+    attention: LayerAttention,
+    heads: slice,
+    key_head: int,
+    image: Tensor,
+    frequencies: Tensor,
+    steps: float,
+) -> Sensitivity:
+    """The query heads that share one key head."""
     device = attention.query.device
     dtype = torch.float32 if device.type == "mps" else torch.float64
     row = torch.tensor([attention.query.shape[2] - 1], device=device)
-    on_show = image.to(device)[attention.first_column : attention.tokens_seen]
-    key = attention.key.to(dtype)
+    mask = attention.mask
+    if mask is not None and mask.shape[1] > 1:
+        mask = mask[:, heads]
+    key = attention.key[:, key_head : key_head + 1].to(dtype)
+    before = replace(attention, query=attention.query[:, heads], key=key, mask=mask)
+    image = image.to(device)
     turned = key.clone()
-    turned[:, :, on_show] = rotate(key[:, :, on_show], frequencies.to(dtype) * steps)
-    before = replace(attention, key=key).steered_logits(row, dtype)[0, :, 0]
-    after = replace(attention, key=turned).steered_logits(row, dtype)[0, :, 0]
-    return row_sensitivity(before, after, on_show, steps)
+    turned[:, :, image] = rotate(key[:, :, image], frequencies.to(device, dtype) * steps)
+    after = replace(before, key=turned)
+    return row_sensitivity(
+        before.steered_logits(row, dtype)[0, :, 0],
+        after.steered_logits(row, dtype)[0, :, 0],
+        image,
+        steps,
+    )
