@@ -25,6 +25,7 @@ from adaptvis.data.questions import (
     RELATIONS,
     Kind,
     Question,
+    asked_objects,
     pick_balanced,
     questions_about,
 )
@@ -149,6 +150,7 @@ def generate_prior(
                 object_count=len(scene.objects),
                 candidates=q.candidates,
                 agrees=agrees,
+                asked=tuple(o.box for o in asked_objects(scene, q.text)),
             )
             for q, agrees, (asked, kind) in zip(questions, targets, SLOTS, strict=True)
         )

@@ -22,6 +22,7 @@ __all__ = [
     "Kind",
     "Question",
     "absolute_position",
+    "asked_objects",
     "candidates_of",
     "kind_of",
     "questions_about",
@@ -122,6 +123,27 @@ def outermost(scene: Scene, position: str) -> SceneObject | None:
     order = sorted(scene.objects, key=lambda o: sign * (o.x if horizontal else o.y))
     first, second = ((o.x if horizontal else o.y) for o in order[:2])
     return order[0] if abs(first - second) >= EXTREME_MARGIN else None
+
+
+def asked_objects(scene: Scene, text: str) -> tuple[SceneObject, ...]:
+    """The objects that a question is about: those it names, or else the one at the place it names.
+
+    Empty for a wording that is not ours.
+    """
+    words = text.lower().replace("?", " ?")
+    named = tuple(
+        o
+        for o in scene.objects
+        if any(
+            f"the {name(o, naming)} " in words and _unique(scene, o, naming)
+            for naming in ("color", "shape", "shape_color")
+        )
+    )
+    if named:
+        return named
+    places = [p for p, phrase in PLACE.items() if f" {phrase} of the image" in words]
+    item = outermost(scene, places[0]) if places and len(scene.objects) > 1 else None
+    return () if item is None else (item,)
 
 
 def questions_about(scene: Scene, category: Category, kind: Kind) -> list[Question]:

@@ -12,7 +12,8 @@ class Sample:
     """One question about one image.
 
     `image_id` is shared by the questions of one image (errors cluster by it). `agrees` is set in
-    the prior splits only: whether the shortcut table gives the right answer.
+    the prior splits only: whether the shortcut table gives the right answer. `asked` are the boxes
+    (left, top, right, bottom) of the objects that the question is about, as fractions of the image.
     """
 
     id: str
@@ -25,3 +26,4 @@ class Sample:
     object_count: int
     candidates: tuple[str, ...]
     agrees: bool | None = None
+    asked: tuple[tuple[float, float, float, float], ...] = ()

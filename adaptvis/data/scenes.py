@@ -60,6 +60,13 @@ class SceneObject:
     y: int
     radius: int
 
+    @property
+    def box(self) -> tuple[float, float, float, float]:
+        """(left, top, right, bottom) as fractions of the canvas."""
+        left, top = (self.x - self.radius) / CANVAS, (self.y - self.radius) / CANVAS
+        side = (2 * self.radius + 1) / CANVAS
+        return left, top, left + side, top + side
+
 
 @dataclass(frozen=True, slots=True)
 class Scene:

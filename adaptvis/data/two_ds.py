@@ -22,6 +22,7 @@ from adaptvis.data.questions import (
     CATEGORIES,
     KINDS_OF,
     Question,
+    asked_objects,
     pick_balanced,
     questions_about,
 )
@@ -95,6 +96,7 @@ class Entry:
         """The entry's questions as evaluation records."""
         image = self.image
         image_id = f"2ds-{self.entry_id:05d}"
+        scene = Scene(self.objects)
         return [
             Sample(
                 id=f"{image_id}-{q.category}",
@@ -106,6 +108,7 @@ class Entry:
                 kind=q.kind,
                 object_count=self.object_count,
                 candidates=q.candidates,
+                asked=tuple(o.box for o in asked_objects(scene, q.text)),
             )
             for q in self.questions
         ]

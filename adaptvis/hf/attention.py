@@ -20,6 +20,7 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
 from adaptvis.errors import UnsupportedError
+from adaptvis.hf.observation import LayerAttention, observed_attention, show
 from adaptvis.steering import attention as torch_attention
 from adaptvis.steering.backend import steered_attention
 
@@ -60,21 +61,20 @@ class SteeredPass:
 
 _active: ContextVar[SteeredPass | None] = ContextVar("adaptvis_steered_pass", default=None)
 
-Observer = Callable[[int, Tensor], None]
-_observer: ContextVar[Observer | None] = ContextVar("adaptvis_observer", default=None)
-
 
 @contextmanager
-def observed_last_row(observer: Observer) -> Iterator[None]:
+def observed_last_row(observer: Callable[[int, Tensor], None]) -> Iterator[None]:
     """Call ``observer(layer, weights)`` for every layer of the steered passes in this block.
 
     weights: float32 [B, H, N], attention of the pass's last row over the last N keys on show.
     """
-    token = _observer.set(observer)
-    try:
+
+    def last_row(attention: LayerAttention) -> None:
+        row = torch.tensor([attention.query.shape[2] - 1])
+        observer(attention.layer, attention.weights(row)[:, :, 0])
+
+    with observed_attention(last_row):
         yield
-    finally:
-        _observer.reset(token)
 
 
 @contextmanager
@@ -164,20 +164,21 @@ def _steered_attention_forward(
     scaling = query.shape[-1] ** -0.5 if scaling is None else scaling
     layer_is_steered = int(module.layer_idx) in steering  # type: ignore[arg-type]
 
-    if (observer := _observer.get()) is not None:
-        alpha = steering.row_alpha[:, -1:].to(device)
-        _, last_row = torch_attention.steered_attention(
-            query[:, :, -1:],
-            key,
-            value,
-            image_columns=_columns_of_keys(steering.columns, width).to(device),
-            row_alpha=alpha if layer_is_steered else torch.ones_like(alpha),
-            mask=None if mask is None else mask[:, :, -1:],
+    show(
+        lambda: LayerAttention(
+            layer=int(module.layer_idx),  # type: ignore[arg-type]
+            module=module,
+            query=query,
+            key=key,
+            mask=mask,
             scaling=scaling,
-            heads=steering.head_mask(query.shape[1], device),
             softcap=softcap,
+            tokens_seen=seen,
+            columns=_columns_of_keys(steering.columns, width).to(device),
+            row_alpha=steering.row_alpha.to(device) if layer_is_steered else None,
+            heads=steering.head_mask(query.shape[1], device),
         )
-        observer(int(module.layer_idx), last_row[:, :, 0])  # type: ignore[arg-type]
+    )
 
     first = steering.first_row if layer_is_steered else rows
     if softcap is not None or steering.weights:

@@ -23,7 +23,7 @@ from adaptvis.hf.geometry import image_token_boxes
 from adaptvis.hf.patch import steer
 from adaptvis.hf.patched_model import attention_configs
 
-__all__ = ["image_attention"]
+__all__ = ["image_attention", "token_places"]
 
 
 @torch.inference_mode()
@@ -43,7 +43,7 @@ def image_attention(
         raise PromptError("A prompt without an image has no attention on one; leave it out")
     inputs = engine.encode([query])
     tokens = inputs["input_ids"][0] == engine.family.placeholder_of(engine.model.config)
-    image, boxes = _places(engine, query, int(tokens.sum()))
+    image, boxes = token_places(engine, query, int(tokens.sum()))
     unsteered = _plain(engine, inputs, tokens)
     if config is None:
         steered = unsteered
@@ -97,10 +97,19 @@ def _plain(
     return found.rows()
 
 
-def _places(
+def token_places(
     engine: HFEngine, query: Query, count: int
 ) -> tuple[np.ndarray[Any, np.dtype[np.int64]], np.ndarray[Any, np.dtype[np.float64]]]:
-    """For each image token its image and its box, in fractions of that image."""
+    """For each of the prompt's ``count`` image tokens, in order, its place.
+
+    Returns:
+        int64 [T], the image it belongs to, and float64 [T, 4], its box (left, top, right, bottom)
+        as fractions of that image; NaN without a place in it.
+
+    Raises:
+        PromptError: the images imply another number of tokens.
+        UnknownFamilyError, UnsupportedError: the places are not known.
+    """
     images, boxes = [], []
     for number, picture in enumerate(query.images):
         found = image_token_boxes(

@@ -40,6 +40,8 @@ class Sample:
     raw_prompt: the published prompt with its image placeholder, where one was published.
     tags: what else is known of the question, kept with its records: metrics and tables group by
         it. Values are short texts.
+    asked_boxes: where the objects that the question is about are in the first image, (left, top,
+        right, bottom) as fractions of it; empty where that is not known.
     """
 
     id: str
@@ -53,6 +55,7 @@ class Sample:
     agrees_with_prior: bool | None = None
     raw_prompt: str | None = None
     tags: Mapping[str, str] = field(default_factory=dict)
+    asked_boxes: tuple[tuple[float, float, float, float], ...] = ()
 
     def query(self, prompts: Prompts = "chat") -> Query:
         """The sample as an engine takes it.

@@ -31,6 +31,7 @@ def task_samples(
             candidates=s.candidates,
             object_count=s.object_count,
             agrees_with_prior=s.agrees,
+            asked_boxes=s.asked,
         )
         for s in samples
     ]

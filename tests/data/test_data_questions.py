@@ -12,6 +12,7 @@ from adaptvis.data.questions import (
     CATEGORIES,
     KINDS_OF,
     Question,
+    asked_objects,
     candidates_of,
     kind_of,
     questions_about,
@@ -77,3 +78,36 @@ def test_yes_and_no_are_equally_many_in_every_scene() -> None:
         scene = random_scene(rng, count, "test")
         answers = Counter(q.answer for q in questions_about(scene, "color_relative", "yes_no"))
         assert answers["yes"] == answers["no"]
+
+
+@given(seed=st.integers(0, 10**6), count=st.integers(2, 6))
+@settings(max_examples=40, deadline=None)
+def test_what_a_question_asks_about(seed: int, count: int) -> None:
+    """By the words of the wording, and for places by sorting the objects' centres."""
+    scene = random_scene(random.Random(seed), count, "train")
+    extreme = {
+        "on the left": min(scene.objects, key=lambda o: o.x),
+        "on the right": max(scene.objects, key=lambda o: o.x),
+        "at the top": min(scene.objects, key=lambda o: o.y),
+        "at the bottom": max(scene.objects, key=lambda o: o.y),
+    }
+    for category in CATEGORIES:
+        for kind in KINDS_OF[category]:
+            for question in questions_about(scene, category, kind):
+                asked = asked_objects(scene, question.text)
+                if kind == "what":
+                    (place,) = (p for p in extreme if p in question.text)
+                    assert asked == (extreme[place],)
+                    continue
+                words = question.text.rstrip("?").split()
+                assert len(asked) == words.count("the") - ("image" in words) - (
+                    "to the left" in question.text or "to the right" in question.text
+                )
+                for item in asked:
+                    assert item.color in words or item.shape in words
+
+
+def test_another_wording_asks_about_nothing() -> None:
+    scene = random_scene(random.Random(0), 3, "train")
+    assert asked_objects(scene, "How many objects are there?") == ()
+    assert asked_objects(Scene(()), "What color is on the left of the image?") == ()

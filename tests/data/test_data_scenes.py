@@ -115,3 +115,15 @@ def test_wrong_arguments_are_named() -> None:
         check_part("dev")
     with pytest.raises(DataError, match="circle"):
         shape_mask("star", 4)
+
+
+def test_boxes_hold_the_objects_pixels() -> None:
+    scene = random_scene(random.Random(3), 4, "train")
+    pixels = render_array(scene, scale=2)
+    side = pixels.shape[0]
+    ground = (pixels == pixels[0, 0]).all(axis=-1)
+    for item in scene.objects:
+        left, top, right, bottom = (round(edge * side) for edge in item.box)
+        assert not ground[top:bottom, left:right].all()
+        ground[top:bottom, left:right] = True
+    assert ground.all()

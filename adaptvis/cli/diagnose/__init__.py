@@ -2,10 +2,12 @@
 
 import typer
 
+from adaptvis.cli.diagnose.attention import attention
 from adaptvis.cli.diagnose.compression import compression
 from adaptvis.cli.diagnose.norms import norms
 from adaptvis.cli.diagnose.permutation import permutation
 from adaptvis.cli.diagnose.report import report
+from adaptvis.cli.diagnose.rope import rope
 
 __all__ = ["diagnose"]
 
@@ -21,4 +23,6 @@ diagnose = typer.Typer(
 diagnose.command("norms")(norms)
 diagnose.command("permutation")(permutation)
 diagnose.command("compression")(compression)
+diagnose.command("attention")(attention)
+diagnose.command("rope")(rope)
 diagnose.command("report")(report)

@@ -1,0 +1,1 @@
+"""How sensitive attention on the image is to where its tokens are said to be."""

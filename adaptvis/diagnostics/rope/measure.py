@@ -1,0 +1,115 @@
+"""The RoPE probe over many questions."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+
+from adaptvis.config import NormRescale, SteeringConfig
+from adaptvis.diagnostics.attention.capture import observe_prompt
+from adaptvis.diagnostics.attention.parts import prompt_parts
+from adaptvis.diagnostics.clustered import clustered_mean
+from adaptvis.diagnostics.prefill import Progress, silent
+from adaptvis.diagnostics.rope.result import RopeResult
+from adaptvis.diagnostics.rope.rotation import inverse_frequencies
+from adaptvis.diagnostics.rope.sensitivity import Sensitivity, shift_sensitivity
+from adaptvis.engine import Query
+from adaptvis.errors import AdaptVisWarning, ConfigError, DataError
+from adaptvis.hf.engine import HFEngine
+from adaptvis.hf.observation import LayerAttention
+from adaptvis.hf.patch import steer
+from adaptvis.tasks import Sample
+
+__all__ = ["measure_rope", "probe_prompt"]
+
+
+def probe_prompt(engine: HFEngine, query: Query, *, steps: float = 1.0) -> list[Sensitivity]:
+    """Each layer's sensitivity at the last prompt row of one prompt, first layer first.
+
+    Only that row's logits are computed, twice: 16 * H * N bytes, and the keys of one key head at a
+    time are brought to float64.
+
+    Raises:
+        PromptError: the prompt has no image.
+        UnsupportedError: the model has no half-split rotary embedding.
+    """
+    inputs = engine.encode([query])
+    placeholder = engine.family.placeholder_of(engine.model.config)
+    image = prompt_parts(inputs["input_ids"][0], placeholder).image
+    decoder = engine.family.decoder_of(engine.model)
+    found: dict[int, Sensitivity] = {}
+
+    def probe(attention: LayerAttention) -> None:
+        frequencies = inverse_frequencies(decoder, attention.module)
+        layer = shift_sensitivity(attention, image, frequencies, steps)
+        found[attention.layer] = Sensitivity(*(field.cpu() for field in layer))
+
+    observe_prompt(engine, inputs, probe)
+    return [found[layer] for layer in sorted(found)]
+
+
+def measure_rope(
+    engine: HFEngine,
+    samples: Sequence[Sample],
+    *,
+    steps: float = 1.0,
+    config: SteeringConfig | None = None,
+    settings: Mapping[str, Any] | None = None,
+    progress: Progress = silent,
+) -> RopeResult:
+    """delta alpha_V and delta g_V per layer and head, averaged over questions.
+
+    Args:
+        steps: positions by which the image's keys are moved; the papers move them by one.
+        config: a NormRescale under which to look; coefficients on logits are not of this probe.
+
+    Raises:
+        ConfigError: steps is 0 or no number, or the configuration steers attention.
+        DataError: there is no question. PromptError, UnsupportedError: see :func:`probe_prompt`.
+    """
+    if not np.isfinite(steps) or steps == 0:
+        raise ConfigError(f"steps must be a number of positions other than 0, got {steps}")
+    if config is not None and not isinstance(config, NormRescale):
+        raise ConfigError(
+            f"The RoPE probe looks at the model's own logits, and {config.method} multiplies them; "
+            "leave it out, or give a NormRescale"
+        )
+    if not samples:
+        raise DataError("There is no question to look at; give a task with some")
+    values: list[Any] = []
+    for number, sample in enumerate(samples):
+        with steer(engine.model, config), warnings.catch_warnings():
+            warnings.simplefilter("ignore", AdaptVisWarning)
+            layers = probe_prompt(engine, sample.query(), steps=steps)
+        fields = [torch.stack(field).numpy() for field in zip(*layers, strict=True)]
+        values.append(np.stack(fields))  # [4, L, H]
+        progress("rope", number + 1, len(samples))
+    found = np.stack(values)
+    images = [sample.image_id for sample in samples]
+    share, change, gradient, predicted = (clustered_mean(found[:, i], images) for i in range(4))
+    with warnings.catch_warnings():
+        # A prompt in which no head sees the image.
+        warnings.simplefilter("ignore", RuntimeWarning)
+        overall = np.nanmean(np.abs(found), axis=(2, 3))
+    return RopeResult(
+        engine=engine.describe(),
+        settings={
+            "questions": len(samples),
+            "steering": None if config is None else config.to_dict(),
+            **(settings or {}),
+            "steps": steps,
+        },
+        steps=steps,
+        questions=len(samples),
+        images=len(set(images)),
+        share=share,
+        change=change,
+        gradient=gradient,
+        predicted=predicted,
+        overall_change=clustered_mean(overall[:, 1], images),
+        overall_gradient=clustered_mean(overall[:, 2], images),
+    )

@@ -1,0 +1,195 @@
+"""The attention instrument over questions, and what its result says."""
+
+import dataclasses
+import json
+from functools import partial
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import torch
+from diagnostics.helpers import TinyEngine, full_matrices
+from hf.helpers import image
+
+from adaptvis.config import ScalingVis
+from adaptvis.diagnostics.attention.capture import attend
+from adaptvis.diagnostics.attention.maps import measure_attention_maps
+from adaptvis.diagnostics.attention.measure import measure_attention
+from adaptvis.diagnostics.attention.parts import LAST_ROW, TEXT_ROWS
+from adaptvis.diagnostics.attention.result import MEASURES, compare_entropy
+from adaptvis.diagnostics.clustered import ClusteredMean, Separation
+from adaptvis.diagnostics.results import write_result
+from adaptvis.engine import Answer
+from adaptvis.errors import ConfigError, DataError, PromptError
+from adaptvis.tasks import Sample, Task
+
+PROMPTS = ("where is the red cat", "what is left of the dog", "is the cat right of the dog")
+
+
+def one(seed: int):
+    return (image(seed, 56, 56),)
+
+
+def samples(boxes: bool = True) -> list[Sample]:
+    """Six questions about three images; the asked object is the left half."""
+    return [
+        Sample(
+            id=f"q{i}",
+            prompt=PROMPTS[i % 3],
+            images=partial(one, i // 2),
+            gold=("yes" if i % 2 else "no",),
+            category="",
+            image_id=f"image{i // 2}",
+            asked_boxes=((0.0, 0.0, 0.5, 1.0),) if boxes else (),
+        )
+        for i in range(6)
+    ]
+
+
+class Answering(TinyEngine):
+    """The tiny model's attention, and answers that are right for every second question."""
+
+    def answer(self, queries, configs, *, max_new_tokens=16):
+        return [[Answer("yes", (0,), 0.5, 1.0, False) for _ in queries] for _ in configs]
+
+
+TASK = Task("mine", "", lambda part: samples())
+
+
+def test_means_over_questions_of_full_matrices() -> None:
+    engine = Answering("llava")
+    result = measure_attention(engine, TASK, samples(), config=ScalingVis(alpha=2))
+    assert result.steerings == ("unsteered", "scalingvis")
+    shares, masses = [], []
+    for sample in samples():
+        inputs = engine.encode([sample.query()])
+        columns = inputs["input_ids"][0] == engine.model.config.image_token_id
+        last = torch.stack([matrix[:, -1] for matrix in full_matrices(engine, inputs)])
+        shares.append(last[:, :, columns].sum(-1).numpy())
+        grid = last[:, :, columns].mean(1).reshape(-1, 7, 7)
+        # Seven columns: the object covers three and a half.
+        mass = grid[:, :, :3].sum((1, 2)) + grid[:, :, 3].sum(1) / 2
+        masses.append((mass / grid.sum((1, 2))).numpy())
+    found = result.row()
+    np.testing.assert_allclose(found.heads["image"].value, np.mean(shares, axis=0), atol=1e-5)
+    np.testing.assert_allclose(found.layers["image"].value, np.mean(shares, axis=(0, 2)), atol=1e-5)
+    assert found.overall["image"].estimate()["value"] == pytest.approx(np.mean(shares), abs=1e-5)
+    assert result.covered == pytest.approx(0.5)
+    (plain, _) = result.overlap
+    right = np.array([bool(i % 2) for i in range(6)])
+    np.testing.assert_allclose(plain.right.value, np.array(masses)[right].mean(0), atol=1e-5)
+    for layer, separation in enumerate(plain.separation):
+        scores = np.array(masses)[:, layer]
+        pairs = [r > w for r in scores[right] for w in scores[~right]]
+        assert separation.value == pytest.approx(np.mean(pairs))
+        assert (separation.right, separation.wrong) == (3, 3)
+
+
+def test_words_are_averaged_over_the_prompts_that_have_them() -> None:
+    engine = Answering("llava")
+    result = measure_attention(engine, TASK, samples(boxes=False), words=("cat", "left"))
+    assert result.overlap == ()
+    assert result.row("cat").questions == 4
+    assert result.row("left").questions == 2
+    looks = [attend(engine, s.query(), words=("left",))[0] for s in samples()]
+    entropies = [look.entropy[:, look.rows["left"]] for look in looks if "left" in look.rows]
+    wanted = np.mean(entropies, axis=0)
+    np.testing.assert_allclose(result.row("left").heads["entropy"].value, wanted, atol=1e-6)
+    with pytest.raises(DataError, match=r"No prompt contains 'zebra'.*where is the red cat"):
+        measure_attention(engine, TASK, samples(), words=("cat", "zebra"))
+    with pytest.raises(DataError, match="no question"):
+        measure_attention(engine, TASK, [])
+
+
+def test_results_are_written(tmp_path) -> None:
+    engine = Answering("qwen2_vl")
+    config = ScalingVis(alpha=2, rows="text_after_image")
+    result = measure_attention(engine, TASK, samples(), config=config, words=("cat",))
+    maps = measure_attention_maps(engine, samples()[:2], config=config, words=("cat",), layers=(1,))
+    for found in (result, maps):
+        paths = write_result(found, tmp_path)
+        assert paths["png"].read_bytes().startswith(b"\x89PNG")
+        record = json.loads(paths["json"].read_text())
+        assert record["settings"]["steering"]["alpha"] == 2
+        assert record["reading"]
+    table = pq.read_table(tmp_path / "attention.parquet").to_pylist()
+    layers, heads = result.row().heads["cmb"].value.shape
+    rows = 2 * 3 * len(MEASURES) * layers * (heads + 1)
+    assert len(table) == rows + 2 * layers * 3
+    cell = next(
+        r
+        for r in table
+        if (r["steering"], r["row"], r["measure"], r["layer"], r["head"])
+        == ("scalingvis", TEXT_ROWS, "cmb", 2, 1)
+    )
+    assert cell["value"] == pytest.approx(
+        result.row(TEXT_ROWS, "scalingvis").heads["cmb"].value[2, 1]
+    )
+    assert len(maps.examples) == 2
+    tokens = pq.read_table(tmp_path / "attention_maps.parquet").to_pylist()
+    of_first = [r for r in tokens if r["id"] == "q0" and r["steering"] == "unsteered"]
+    last = [r for r in of_first if r["row"] == LAST_ROW]
+    share = attend(engine, samples()[0].query())[0].weights[1, 0].sum()
+    assert sum(r["weight"] for r in last) == pytest.approx(float(share), abs=1e-5)
+
+
+def test_wrong_layers_are_refused() -> None:
+    with pytest.raises(ConfigError, match=r"3 layers, counted from 0; got 3"):
+        measure_attention_maps(TinyEngine("llava"), samples(), layers=(3,))
+
+
+def test_questions_without_an_image_are_refused() -> None:
+    blind = [dataclasses.replace(s, images=tuple) for s in samples()]
+    with pytest.raises(PromptError, match="without an image"):
+        measure_attention(Answering("llava"), TASK, blind)
+
+
+def overall(result, row: str, measure: str, value: float, half: float):
+    """The result with another mean of one measure."""
+    means = []
+    for one_row in result.means:
+        if one_row.row == row:
+            changed = ClusteredMean(np.array(value), np.array(half))
+            one_row = dataclasses.replace(one_row, overall={**one_row.overall, measure: changed})
+        means.append(one_row)
+    return dataclasses.replace(result, means=tuple(means), images=100)
+
+
+def test_findings_are_judged_by_their_intervals() -> None:
+    plain = measure_attention(Answering("llava"), TASK, samples())
+    # Three images decide nothing.
+    assert [f.holds for f in plain.findings()] == [None, None, None]
+    tokens = plain.tokens["image"]
+    for value, half, holds in ((0.1, 0.01, True), (tokens, 0.1, None), (0.99, 0.001, False)):
+        share = overall(plain, LAST_ROW, "image", value, half).findings()[0]
+        assert share.holds is holds
+    for value, half, holds in ((0.72, 0.1, True), (0.5, 0.1, None), (0.3, 0.1, False)):
+        assert overall(plain, LAST_ROW, "system", value, half).findings()[1].holds is holds
+    best = Separation(0.9, 0.1, 50, 50)
+    for changed, holds in (
+        (best, True),
+        (dataclasses.replace(best, wrong=9), None),
+        # At 95 % by itself, but not as the best of three layers.
+        (dataclasses.replace(best, value=0.61), False),
+    ):
+        overlap = dataclasses.replace(
+            plain.overlap[0],
+            separation=(best.__class__(0.4, 0.1, 50, 50), changed, Separation(0.3, 0.1, 50, 50)),
+        )
+        finding = dataclasses.replace(plain, overlap=(overlap,), images=100).findings()[2]
+        assert finding.holds is holds, finding
+        assert "layer 1" in finding.measured
+
+
+def test_entropy_order_of_the_variants() -> None:
+    plain = measure_attention(Answering("llava"), TASK, samples(boxes=False))
+
+    def variants(normalize: float, original: float, multilayer: float):
+        values = {"normalize": normalize, "original": original, "multilayer": multilayer}
+        return {n: overall(plain, TEXT_ROWS, "entropy", v, 0.01) for n, v in values.items()}
+
+    published = compare_entropy(variants(0.90, 0.76, 0.72))
+    assert published.holds is True
+    assert "normalize 0.90 [0.89, 0.91]" in published.measured
+    assert compare_entropy(variants(0.70, 0.76, 0.72)).holds is False
+    assert compare_entropy(variants(0.77, 0.76, 0.72)).holds is None

@@ -1,0 +1,91 @@
+"""The RoPE probe over questions, and what its result says."""
+
+import dataclasses
+import json
+from functools import partial
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+from diagnostics.helpers import TinyEngine
+from hf.helpers import image
+
+from adaptvis.config import NormRescale, ScalingVis
+from adaptvis.diagnostics.clustered import ClusteredMean
+from adaptvis.diagnostics.results import write_result
+from adaptvis.diagnostics.rope.measure import measure_rope, probe_prompt
+from adaptvis.errors import ConfigError, DataError
+from adaptvis.tasks import Sample
+
+
+def one(seed: int):
+    return (image(seed, 56, 56),)
+
+
+SAMPLES = [
+    Sample(
+        id=f"q{i}",
+        prompt="where is the red cat",
+        images=partial(one, i),
+        gold=("left",),
+        category="",
+        image_id=f"image{i}",
+    )
+    for i in range(4)
+]
+
+
+def test_means_over_questions() -> None:
+    engine = TinyEngine("gemma3")
+    result = measure_rope(engine, SAMPLES, steps=0.5)
+    changes = [
+        np.stack([layer.change.numpy() for layer in probe_prompt(engine, s.query(), steps=0.5)])
+        for s in SAMPLES
+    ]
+    np.testing.assert_allclose(result.change.value, np.mean(changes, axis=0), atol=1e-12)
+    assert result.overall_change.estimate()["value"] == pytest.approx(np.abs(changes).mean())
+    assert result.images == result.questions == 4
+
+
+def test_the_theory_holds_for_small_steps() -> None:
+    small = measure_rope(TinyEngine("llava"), SAMPLES, steps=0.01)
+    assert small.determination is not None
+    assert small.determination > 0.99
+    assert small.findings()[0].holds is None
+    assert dataclasses.replace(small, images=20).findings()[0].holds is True
+
+
+def test_r_squared_by_hand() -> None:
+    result = measure_rope(TinyEngine("llava"), SAMPLES[:2])
+
+    def fixed(*values: float) -> ClusteredMean:
+        return ClusteredMean(np.array([values]), np.zeros((1, len(values))))
+
+    # Deviations from the mean 2: 1 + 0 + 1; errors of the prediction: 0 + 0 + 0.25.
+    changed = dataclasses.replace(result, change=fixed(1, 2, 3), predicted=fixed(1, 2, 3.5))
+    assert changed.determination == pytest.approx(1 - 0.25 / 2)
+    equal = dataclasses.replace(result, change=fixed(1, 1), predicted=fixed(1, 1))
+    assert equal.determination is None
+    assert equal.findings()[0].holds is None
+
+
+def test_results_are_written(tmp_path) -> None:
+    result = measure_rope(TinyEngine("qwen2_vl"), SAMPLES, config=NormRescale(target=4.0))
+    paths = write_result(result, tmp_path)
+    assert paths["png"].read_bytes().startswith(b"\x89PNG")
+    record = json.loads(paths["json"].read_text())
+    assert record["settings"]["steps"] == 1
+    assert record["settings"]["steering"]["target"] == 4
+    layers, heads = result.change.value.shape
+    assert pq.read_table(paths["parquet"]).num_rows == 4 * layers * heads
+
+
+def test_what_cannot_be_probed_is_refused() -> None:
+    engine = TinyEngine("llava")
+    for steps in (0.0, float("nan")):
+        with pytest.raises(ConfigError, match="steps must be"):
+            measure_rope(engine, SAMPLES, steps=steps)
+    with pytest.raises(ConfigError, match="scalingvis multiplies them"):
+        measure_rope(engine, SAMPLES, config=ScalingVis(alpha=2))
+    with pytest.raises(DataError, match="no question"):
+        measure_rope(engine, [])
