@@ -17,11 +17,12 @@ from adaptvis.training.llava.processes import (
     by_the_first,
     is_first,
     processes,
-    require_what_was_launched,
+    require_launchable,
     wait,
 )
 from adaptvis.training.llava.recipe import Recipe
 from adaptvis.training.llava.record import LOG, begin_record, read_record, update_record
+from adaptvis.training.llava.reporters import require_reporters
 from adaptvis.training.llava.stage import Settings, Trained, train_stage
 from adaptvis.training.llava.stage_data import (
     Source,
@@ -53,7 +54,8 @@ def run_recipe(
         TrainingStopped: the loss is not finite any more.
     """
     settings = settings or Settings()
-    require_what_was_launched()
+    require_launchable(lora=any(recipe.uses_lora(stage) for stage in recipe.stages))
+    require_reporters(settings.report_to)
     require_given(recipe)
     identity = {
         "recipe": recipe.model_dump(mode="json"),
