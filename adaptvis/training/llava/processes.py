@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from datetime import timedelta
 
 import torch
 from accelerate import PartialState
@@ -42,7 +43,8 @@ def require_launchable(*, lora: bool) -> None:
 
 def _state() -> PartialState:
     # Made first here, and without `cpu` it would not join processes that have no GPU.
-    return PartialState(cpu=on_cpu())
+    # The others wait while the first generates or checks data.
+    return PartialState(cpu=on_cpu(), timeout=timedelta(hours=2))
 
 
 def processes() -> int:
