@@ -2,8 +2,8 @@
 
     python benchmarks/train_step.py --rounds 5 --output benchmarks/results/train_step.md
 
-Variants run side by side, one step of each per round, so that a busy machine slows all alike;
-figures are medians over rounds. Each variant's memory is what its tensors take, counted: weights,
+Variants run side by side, one step of each per round; figures are medians over rounds, of the wall
+clock on a GPU, of processor time on a CPU, which other work on the machine disturbs less. Each variant's memory is what its tensors take, counted: weights,
 gradients, moments and what autograd keeps for the backward pass.
 
 The mid-size model is random: 4 layers of width 512 behind a CLIP of 6 layers of width 256 and 576
@@ -156,14 +156,16 @@ def mid_size(device: str) -> dict[str, Steps]:
 def measured(works: dict[str, Callable[[], object]], rounds: int) -> dict[str, float]:
     """Median seconds of each, one call of each per round after one that does not count."""
     times: dict[str, list[float]] = {name: [] for name in works}
+    on_gpu = torch.cuda.is_available()
+    clock = time.perf_counter if on_gpu else time.process_time
     for number in range(rounds + 1):
         for name, work in works.items():
-            start = time.perf_counter()
+            start = clock()
             work()
-            if torch.cuda.is_available():
+            if on_gpu:
                 torch.cuda.synchronize()
             if number:
-                times[name].append(time.perf_counter() - start)
+                times[name].append(clock() - start)
     return {name: median(values) for name, values in times.items()}
 
 
