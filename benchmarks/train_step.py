@@ -3,8 +3,9 @@
     python benchmarks/train_step.py --rounds 5 --output benchmarks/results/train_step.md
 
 Variants run side by side, one step of each per round; figures are medians over rounds, of the wall
-clock on a GPU, of processor time on a CPU, which other work on the machine disturbs less. Each variant's memory is what its tensors take, counted: weights,
-gradients, moments and what autograd keeps for the backward pass.
+clock on a GPU, of processor time on a CPU, which other work on the machine disturbs less. Each
+variant's memory is what its tensors take, counted: weights, gradients, moments and what autograd
+keeps for the backward pass.
 
 The mid-size model is random: 4 layers of width 512 behind a CLIP of 6 layers of width 256 and 576
 patches. The tail is `normalize_projection` (Triton on a GPU, torch elsewhere) against a
