@@ -7,7 +7,7 @@ import typer
 
 from adaptvis.cli.console import note, out
 from adaptvis.cli.training.two_stages import Given, recipe_of, train_two_stages
-from adaptvis.errors import ConfigError
+from adaptvis.errors import ConfigError, unknown_name
 
 __all__ = ["train"]
 
@@ -76,7 +76,7 @@ def train(
 
     Example: `adaptvis train --recipe tiny-2ds-normalize --seed 1 --output my-model`
     """
-    from adaptvis.training import tiny
+    from adaptvis.training import llava, tiny
 
     if listed:
         from adaptvis.cli.training.recipes import recipes_table
@@ -87,6 +87,9 @@ def train(
         raise ConfigError("adaptvis train needs --recipe and --output; --list shows the recipes")
     if seed < 0:
         raise ConfigError(f"The seed must not be negative, got {seed}")
+    known = (*tiny.RECIPES, *llava.RECIPES)
+    if recipe not in known and not recipe.endswith((".yaml", ".yml")):
+        raise ConfigError(unknown_name("recipe", recipe, known, "(or give a YAML file)"))
     given = Given(
         recipe,
         tuple(settings or ()),

@@ -13,21 +13,26 @@ from transformers import AutoModelForImageTextToText
 
 from adaptvis.errors import OutputError
 
-__all__ = ["logits_of", "move_up", "verify", "write_model"]
+__all__ = ["logits_of", "move_up", "verify", "whole_model", "write_model"]
 
 
-def write_model(model: Any, processor: Any, folder: Path, state: dict[str, Tensor] | None) -> None:
-    """Write model and processor into a folder that is there when it is whole.
-
-    Args:
-        state: the gathered weights where processes hold shards, else None.
-    """
+def write_model(model: Any, processor: Any, folder: Path) -> None:
+    """Write model and processor into a folder that is there when it is whole."""
     part = folder.with_name(f".{folder.name}.part")
     shutil.rmtree(part, ignore_errors=True)
-    model.save_pretrained(part, **({} if state is None else {"state_dict": state}))
+    model.save_pretrained(part)
     processor.save_pretrained(part)
+    for path in part.iterdir():
+        path.chmod(0o644)  # safetensors writes for its owner only
     shutil.rmtree(folder, ignore_errors=True)
     part.rename(folder)
+
+
+def whole_model(config: Any, state: dict[str, Tensor]) -> Any:
+    """A model on the CPU with gathered weights, for processes that hold shards."""
+    model = AutoModelForImageTextToText.from_config(config, dtype=torch.float32)
+    model.load_state_dict(state)
+    return model
 
 
 def move_up(folder: Path, target: Path) -> None:

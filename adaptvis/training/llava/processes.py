@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from datetime import timedelta
 
 import torch
 from accelerate import PartialState
@@ -10,7 +11,7 @@ from accelerate.utils import broadcast_object_list, parse_flag_from_env
 
 from adaptvis.errors import AdaptVisError, UnsupportedError
 
-__all__ = ["by_the_first", "is_first", "on_cpu", "processes", "require_what_was_launched", "wait"]
+__all__ = ["by_the_first", "is_first", "on_cpu", "processes", "require_launchable", "wait"]
 
 
 def on_cpu() -> bool:
@@ -18,23 +19,32 @@ def on_cpu() -> bool:
     return parse_flag_from_env("ACCELERATE_USE_CPU") or not torch.accelerator.is_available()
 
 
-def require_what_was_launched() -> None:
-    """Refuse sharding on the CPU, where accelerate would silently copy the model instead.
+def require_launchable(*, lora: bool) -> None:
+    """Refuse what `accelerate launch` was told and would not happen, or was never written.
 
     Raises:
-        UnsupportedError: FSDP or DeepSpeed was asked for without a GPU.
+        UnsupportedError: sharding on the CPU, where accelerate silently copies the model instead;
+            or LoRA in shards, which could not be merged.
     """
     for flag, name in (("ACCELERATE_USE_FSDP", "FSDP"), ("ACCELERATE_USE_DEEPSPEED", "DeepSpeed")):
-        if on_cpu() and parse_flag_from_env(flag):
+        if not parse_flag_from_env(flag):
+            continue
+        if on_cpu():
             raise UnsupportedError(
                 f"{name} needs GPUs, and training runs on the CPU here; start it with "
                 "accelerate launch --multi_gpu --num_processes N, which copies the model"
+            )
+        if lora:
+            raise UnsupportedError(
+                f"Adapters cannot be merged from {name}'s shards; train LoRA with accelerate "
+                "launch --multi_gpu --num_processes N, which copies the model"
             )
 
 
 def _state() -> PartialState:
     # Made first here, and without `cpu` it would not join processes that have no GPU.
-    return PartialState(cpu=on_cpu())
+    # The others wait while the first generates or checks data.
+    return PartialState(cpu=on_cpu(), timeout=timedelta(hours=2))
 
 
 def processes() -> int:

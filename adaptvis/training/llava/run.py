@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -12,16 +13,18 @@ from transformers import AutoModelForImageTextToText
 
 from adaptvis.evaluation.environment import versions
 from adaptvis.training.llava.base import begin
+from adaptvis.training.llava.disk import full_disk_is_told
 from adaptvis.training.llava.finish import logits_of, move_up, verify, write_model
 from adaptvis.training.llava.processes import (
     by_the_first,
     is_first,
     processes,
-    require_what_was_launched,
+    require_launchable,
     wait,
 )
 from adaptvis.training.llava.recipe import Recipe
 from adaptvis.training.llava.record import LOG, begin_record, read_record, update_record
+from adaptvis.training.llava.reporters import require_reporters
 from adaptvis.training.llava.stage import Settings, Trained, train_stage
 from adaptvis.training.llava.stage_data import (
     Source,
@@ -53,7 +56,8 @@ def run_recipe(
         TrainingStopped: the loss is not finite any more.
     """
     settings = settings or Settings()
-    require_what_was_launched()
+    require_launchable(lora=any(recipe.uses_lora(stage) for stage in recipe.stages))
+    require_reporters(settings.report_to)
     require_given(recipe)
     identity = {
         "recipe": recipe.model_dump(mode="json"),
@@ -70,23 +74,25 @@ def run_recipe(
     datasets = {s.name: dataset_of(s, sources[s.name], processor) for s in recipe.stages}
     by_the_first(lambda: require_usable(datasets.values()))
     trained: Trained | None = None
-    for stage in recipe.stages:
+    for place, stage in enumerate(recipe.stages):
         folder = output / stage.name
         if (folder / "model").is_dir():
             model = None
+            _remove_checkpoints(folder)
             continue
-        if model is None or trained is not None:
-            model = _load(output / recipe.stages[recipe.stages.index(stage) - 1].name / "model")
+        if place and (model is None or trained is not None):
+            trained = None  # free one before the next is loaded
+            model = _load(output / recipe.stages[place - 1].name / "model")
         trained = train_stage(
             model, processor, datasets[stage.name], recipe, stage, folder, output / LOG, settings
         )
         if stage is not recipe.stages[-1]:
-            _write(trained, processor, folder / "model")
+            by_the_first(partial(_write, trained.model, processor, folder / "model"))
             _remove_checkpoints(folder)
     if trained is not None:
         last = recipe.stages[-1]
         probe = collator_of(datasets[last.name])([datasets[last.name][0]])
-        _finish(trained, processor, recipe, output, probe)
+        by_the_first(partial(_finish, trained, processor, recipe, output, probe))
         _remove_checkpoints(output / last.name)
     wait()
     return output
@@ -103,33 +109,23 @@ def _load(folder: Path) -> Any:
     return AutoModelForImageTextToText.from_pretrained(folder, dtype=torch.float32)
 
 
-def _write(trained: Trained, processor: Any, folder: Path) -> None:
-    by_the_first(lambda: write_model(trained.model, processor, folder, trained.state))
-    wait()
+def _write(model: Any, processor: Any, folder: Path) -> None:
+    with full_disk_is_told(folder.parent):
+        write_model(model, processor, folder)
 
 
 def _finish(
     trained: Trained, processor: Any, recipe: Recipe, output: Path, probe: dict[str, Any]
 ) -> None:
-    if not is_first():
-        return
-    model = trained.model
     dtype = getattr(torch, recipe.save_dtype)
-    state = trained.state
-    if state is None:
-        model = model.to(dtype)
-        model.config.dtype = dtype
-    else:
-        state = {k: v.to(dtype) if v.is_floating_point() else v for k, v in state.items()}
+    model = trained.model.to(dtype)
+    model.config.dtype = dtype
     folder = output / ".finished"
-    write_model(model, processor, folder, state)
-    checked = "tensors"
-    if state is None:
-        device = next(model.parameters()).device
-        verify(folder, probe, logits_of(model, probe), device)
-        checked = "logits equal bit for bit"
+    _write(model, processor, folder)
+    verify(folder, probe, logits_of(model, probe), next(model.parameters()).device)
     move_up(folder, output)
-    update_record(output, {"status": "finished", "verified": checked, "steps": trained.steps})
+    checked = {"verified": "logits equal bit for bit"}
+    update_record(output, {"status": "finished", "steps": trained.steps, **checked})
 
 
 def _remove_checkpoints(folder: Path) -> None:

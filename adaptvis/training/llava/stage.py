@@ -18,8 +18,9 @@ from adaptvis.training.llava.callbacks import (
 )
 from adaptvis.training.llava.checkpoints import last_complete, remove_incomplete
 from adaptvis.training.llava.disk import full_disk_is_told, require_room
+from adaptvis.training.llava.finish import whole_model
 from adaptvis.training.llava.freezing import prepare, trainable_parameters
-from adaptvis.training.llava.processes import by_the_first, processes, wait
+from adaptvis.training.llava.processes import by_the_first, is_first, processes, wait
 from adaptvis.training.llava.recipe import Recipe, Stage
 from adaptvis.training.llava.stage_data import collator_of
 from adaptvis.training.llava.trainer import (
@@ -42,13 +43,9 @@ class Settings(NamedTuple):
 
 
 class Trained(NamedTuple):
-    """The model without adapters, and its weights gathered in the first process.
-
-    ``state`` is None where every process holds the whole model.
-    """
+    """The model without adapters, whole in the first process, and the steps it was trained for."""
 
     model: Any
-    state: dict[str, Any] | None
     steps: int
 
 
@@ -137,13 +134,8 @@ def _silence(trainer: StageTrainer) -> None:
 def _collected(trainer: StageTrainer, lora: bool, steps: int) -> Trained:
     wait()
     accelerator = trainer.accelerator
-    sharded = trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled
     model = accelerator.unwrap_model(trainer.model_wrapped)
-    state = accelerator.get_state_dict(trainer.model_wrapped) if sharded else None
-    if lora:
-        model, state = _merged(model, state)
-    return Trained(model, state, steps)
-
-
-def _merged(model: Any, state: dict[str, Any] | None) -> tuple[Any, dict[str, Any] | None]:
-    return model.merge_and_unload(), state
+    if trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled:
+        state = accelerator.get_state_dict(trainer.model_wrapped)
+        return Trained(whole_model(model.config, state) if is_first() else None, steps)
+    return Trained(model.merge_and_unload() if lora else model, steps)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -85,7 +86,7 @@ def training_arguments(
         gradient_accumulation_steps=accumulation(stage, processes()),
         learning_rate=recipe.stage_learning_rate(stage),
         lr_scheduler_type=stage.schedule,
-        warmup_steps=round(stage.warmup * total_steps),
+        warmup_steps=math.ceil(stage.warmup * total_steps),
         weight_decay=stage.weight_decay,
         adam_beta1=stage.adam_betas[0],
         adam_beta2=stage.adam_betas[1],

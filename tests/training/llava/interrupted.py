@@ -19,8 +19,8 @@ def die() -> None:
 
 
 def main() -> None:
-    sys.path.insert(0, str(Path(__file__).parent))
-    from conftest import SMALL
+    sys.path.insert(0, str(Path(__file__).parents[2]))
+    from training.llava.small import SMALL
 
     output, point = Path(sys.argv[1]), sys.argv[2]
     recipe = override(load_recipe("tiny-2ds-normalize"), SMALL)

@@ -98,3 +98,18 @@ def test_other_data_is_not_resumed(small, uninterrupted, tmp_path):
     data.write_text(data.read_text().replace("red", "blue"))
     with pytest.raises(OtherRunError, match="other data"):
         run_recipe(small(), output, Settings(seed=1), resume=True)
+
+
+def test_lora_resumes_with_its_adapters_and_projector(small, tmp_path):
+    recipe = small("tiny-2ds-normalize", "lora.rank=4", "stages.stage-2.steps=3")
+    whole = run_recipe(recipe, tmp_path / "whole", Settings(seed=1))
+
+    def interrupt(report):
+        if (report["stage"], report["step"]) == ("stage-2", 3):
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run_recipe(recipe, tmp_path / "run", Settings(seed=1, progress=interrupt))
+    assert (tmp_path / "run" / "stage-2" / "checkpoint-2").is_dir()
+    run_recipe(recipe, tmp_path / "run", Settings(seed=1), resume=True)
+    assert_same(tmp_path / "run", whole)

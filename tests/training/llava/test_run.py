@@ -13,6 +13,7 @@ from adaptvis.errors import CheckpointError, ConfigError, DataError, OutputError
 from adaptvis.training.llava import Settings, disk, run_recipe
 from adaptvis.training.llava.callbacks import TrainingStopped
 from adaptvis.training.llava.checkpoints import last_complete, step_of
+from adaptvis.training.llava.finish import whole_model
 
 PROJECTOR = "multi_modal_projector."
 
@@ -71,10 +72,18 @@ def test_the_record_says_what_ran_and_the_log_has_every_step(multilayer, small):
         *(("stage-1", s) for s in (1, 2)),
         *(("stage-2", s) for s in (1, 2, 3, 4, 5)),
     ]
-    # No warm-up in so few steps (3 % of 5), so a cosine from the peak: lr (1 + cos(pi s / n)) / 2.
+    # 3 % of 5 steps is one step of warm-up, from 0; then a cosine over the other four.
     rates = [x["learning_rate"] for x in lines if x["stage"] == "stage-2"]
-    expected = [3e-4 * (1 + math.cos(math.pi * s / 5)) / 2 for s in range(5)]
+    expected = [0.0, *(3e-4 * (1 + math.cos(math.pi * s / 4)) / 2 for s in range(4))]
     assert rates == pytest.approx(expected)
+
+
+def test_gathered_shards_become_the_same_whole_model(multilayer):
+    model = AutoModelForImageTextToText.from_pretrained(multilayer)
+    whole = whole_model(model.config, model.state_dict())
+    ids = torch.tensor([[2, 5, 6, 7, 8]])
+    with torch.no_grad():
+        assert torch.equal(whole.eval()(input_ids=ids).logits, model(input_ids=ids).logits)
 
 
 def test_lora_is_merged_and_leaves_tables_and_tower_alone(small, tmp_path):

@@ -1,0 +1,64 @@
+"""Several processes train what one trains, and what would not happen is refused."""
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+from training.llava.small import SMALL
+
+from adaptvis.errors import ConfigError, UnsupportedError
+from adaptvis.training.llava import Settings, run_recipe
+
+
+def curve(folder):
+    lines = [json.loads(x) for x in (folder / "train_log.jsonl").read_text().splitlines()]
+    return [x["stage"] for x in lines], [x["loss"] for x in lines], [x["grad_norm"] for x in lines]
+
+
+def test_two_processes_have_the_loss_curve_of_one(small, tmp_path):
+    one = run_recipe(small(), tmp_path / "one", Settings(seed=1))
+    two = tmp_path / "two"
+    launched = [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu"]
+    launched += ["--num_processes", "2", "--main_process_port", "0", "-m", "adaptvis"]
+    command = ["train", "--recipe", "tiny-2ds-normalize", "--seed", "1", "--output", str(two)]
+    for setting in SMALL:
+        command += ["--set", setting]
+    done = subprocess.run(
+        [*launched, *command],
+        capture_output=True,
+        text=True,
+        timeout=300,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("Wrote") == 1
+    assert json.loads((two / "training.json").read_text())["processes"] == 2
+    (stages, losses, norms), (stages_of_one, losses_of_one, norms_of_one) = curve(two), curve(one)
+    assert stages == stages_of_one
+    assert losses == pytest.approx(losses_of_one, rel=1e-4)
+    assert norms == pytest.approx(norms_of_one, rel=1e-3)
+
+
+def test_sharding_without_a_gpu_is_refused(small, tmp_path, monkeypatch):
+    monkeypatch.setenv("ACCELERATE_USE_CPU", "true")
+    monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
+    with pytest.raises(UnsupportedError, match="FSDP needs GPUs"):
+        run_recipe(small(), tmp_path / "run")
+
+
+@pytest.mark.parametrize(("name", "said"), [("comet", "known are tensorboard"), ("wandb", "pip")])
+def test_a_reporter_that_is_not_there_is_told(small, tmp_path, monkeypatch, name, said):
+    monkeypatch.setattr("adaptvis.training.llava.reporters.find_spec", lambda name: None)
+    with pytest.raises(ConfigError, match=said):
+        run_recipe(small(), tmp_path / "run", Settings(report_to=(name,)))
+
+
+def test_a_global_batch_that_cannot_be_shared_is_told(small):
+    from adaptvis.training.llava.trainer import accumulation
+
+    stage = small().stages[0]
+    assert [accumulation(stage, world) for world in (1, 2)] == [2, 1]
+    with pytest.raises(ConfigError, match="3 processes with 2 conversations"):
+        accumulation(stage, 3)
