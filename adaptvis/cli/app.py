@@ -13,6 +13,7 @@ import typer
 
 from adaptvis import __version__
 from adaptvis.cli.console import error, show_warnings_as_notes
+from adaptvis.cli.diagnose import diagnose
 from adaptvis.cli.doctor import doctor
 from adaptvis.cli.evaluate import evaluate_command
 from adaptvis.cli.report import report
@@ -63,6 +64,7 @@ app.command("report")(report)
 app.command("tasks")(tasks)
 app.command("tune")(tune)
 app.command("reproduce")(reproduce)
+app.add_typer(diagnose)
 app.command("train")(train)
 app.command("serve", context_settings=VLLM_OPTIONS)(serve)
 app.command("doctor")(doctor)

@@ -13,7 +13,7 @@ from adaptvis.errors import OutputError
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-__all__ = ["Finding", "Result", "write_result"]
+__all__ = ["Finding", "Result", "verdict", "write_result"]
 
 
 @dataclass(frozen=True)
@@ -27,6 +27,11 @@ class Finding:
     claim: str
     measured: str
     holds: bool | None
+
+
+def verdict(holds: bool | None) -> str:
+    """Whether a claim holds, in words."""
+    return {True: "holds", False: "does not hold", None: "cannot tell"}[holds]
 
 
 @dataclass(frozen=True)
