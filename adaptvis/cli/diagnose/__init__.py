@@ -2,6 +2,8 @@
 
 import typer
 
+from adaptvis.cli.diagnose.interchange import interchange
+
 __all__ = ["diagnose"]
 
 diagnose = typer.Typer(
@@ -12,3 +14,5 @@ diagnose = typer.Typer(
 
     Start with `adaptvis diagnose report`: all of them on a sample, in one page.""",
 )
+
+diagnose.command("interchange")(interchange)

@@ -23,6 +23,7 @@ __all__ = [
     "DIRECTIONS",
     "KINDS",
     "SYSTEM_PROMPT",
+    "WORDINGS",
     "Direction",
     "Item",
     "Kind",
@@ -38,6 +39,7 @@ KINDS: tuple[Kind, ...] = get_args(Kind)
 Direction = Literal["left", "right", "above", "below"]
 DIRECTIONS: tuple[Direction, ...] = get_args(Direction)
 Wording = Literal["published", "short"]
+WORDINGS: tuple[Wording, ...] = get_args(Wording)
 
 SYSTEM_PROMPT = "You are a helpful assistant. You respond in one token."
 _OPPOSITE: dict[Direction, Direction] = {
