@@ -64,7 +64,7 @@ def draw(result: InterchangeResult) -> Figure:
         bottom.axhline(remaining, color="black", linestyle="--", label="ablated accuracy")
     layers = len(next(iter(flips.values()), []))
     _ticks(bottom, [f"layer {n}" for n in range(layers)])
-    bottom.set(ylim=(0, 1.05), ylabel="answers flipped", xlabel="swap of what enters")
+    bottom.set(ylim=(0, 1.05), ylabel="share of answers", xlabel="swap of what enters")
     bottom.set_title("Image tokens swapped with the mirrored scene", loc="left", fontsize=10)
     bottom.legend(frameon=False, fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5))
     return figure

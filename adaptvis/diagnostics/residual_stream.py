@@ -91,15 +91,24 @@ def grid_tokens(hidden: Tensor, mask: Tensor, tokens: int) -> Tensor:
     return hidden[mask].view(len(hidden), tokens, hidden.shape[-1])
 
 
-def image_embeddings(engine: HFEngine, images: Sequence[Image.Image], batch_size: int) -> Tensor:
+def image_embeddings(
+    engine: HFEngine,
+    images: Sequence[Image.Image],
+    batch_size: int,
+    tokens: Sequence[int] | None = None,
+) -> Tensor:
     """What the language model receives for each picture: float32 [images, tokens, D], on the CPU.
 
     The decoder itself is not run. All pictures must have the same number of tokens.
+
+    Args:
+        tokens: only these of each picture's, in this order; all where None.
     """
     parts: list[Tensor] = []
 
     def edit(hidden: Tensor, mask: Tensor) -> Tensor:
-        parts.append(hidden[mask].view(len(hidden), -1, hidden.shape[-1]).float().cpu())
+        seen = hidden[mask].view(len(hidden), -1, hidden.shape[-1])
+        parts.append((seen if tokens is None else seen[:, list(tokens)]).float().cpu())
         raise _SeenError
 
     for start in range(0, len(images), batch_size):

@@ -1,6 +1,6 @@
 """`adaptvis diagnose interchange`."""
 
-from typing import Annotated, cast
+from typing import Annotated
 
 import typer
 
@@ -63,8 +63,8 @@ def interchange(
     """
     from adaptvis.cli.models import embedded_models, resolve_model
     from adaptvis.cli.progress import Bars
-    from adaptvis.data.three_objects import KINDS, Kind
-    from adaptvis.data.three_objects.items import WORDINGS, Wording
+    from adaptvis.data.three_objects import KINDS
+    from adaptvis.data.three_objects.items import WORDINGS
     from adaptvis.diagnostics.interchange import measure_interchange
 
     if kind not in KINDS:
@@ -77,9 +77,9 @@ def interchange(
     with Bars() as bars:
         result = measure_interchange(
             engine,
-            kind=cast("Kind", kind),
+            kind=kind,
             pairs=pairs,
-            wording=cast("Wording | None", wording),
+            wording=wording,
             config=config,
             batch_size=batch_size or (50 if name in embedded_models() else 1),
             seed=seed,
