@@ -247,9 +247,7 @@ def measure_amplification(
     if not samples:
         raise DataError("There are no questions to answer under amplification; raise the limit")
     if controls < 0 or not alphas:
-        raise ConfigError(
-            "Amplification is measured at one alpha or more, beside 0 or more controls"
-        )
+        raise ConfigError("Amplification needs one alpha or more, and 0 or more controls")
     ladder = tuple(sorted(set(alphas)))
     files = {PROBE: Path(directions)}
     files |= {

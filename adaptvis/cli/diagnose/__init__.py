@@ -3,6 +3,7 @@
 import typer
 
 from adaptvis.cli.diagnose.interchange import interchange
+from adaptvis.cli.diagnose.probes import probes
 
 __all__ = ["diagnose"]
 
@@ -16,3 +17,4 @@ diagnose = typer.Typer(
 )
 
 diagnose.command("interchange")(interchange)
+diagnose.command("probes")(probes)
