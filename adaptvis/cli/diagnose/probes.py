@@ -1,7 +1,7 @@
 """`adaptvis diagnose probes`."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
@@ -24,6 +24,7 @@ from adaptvis.cli.diagnose.options import (
 from adaptvis.errors import ConfigError, unknown_name
 
 if TYPE_CHECKING:
+    from adaptvis.data.scenes import Part
     from adaptvis.diagnostics.amplification import AmplificationResult
     from adaptvis.hf.engine import HFEngine
 
@@ -146,6 +147,10 @@ def probes(
 
 def _items(task: str, data: str | None, part: str, limit: int, seed: int) -> dict[str, Any]:
     """Task, samples, the item of each sample, and what to call them."""
+    from adaptvis.tasks import PARTS
+
+    if part not in PARTS:
+        raise ConfigError(unknown_name("part", part, PARTS))
     chosen = task_of(task, data)
     if chosen.name != "2ds" or data is not None:
         samples = questions(chosen, part=part, limit=limit)
@@ -153,9 +158,9 @@ def _items(task: str, data: str | None, part: str, limit: int, seed: int) -> dic
     from adaptvis.data.relation_pairs import relation_pairs
     from adaptvis.tasks.generated import task_samples
 
-    if part not in ("validation", "test"):
+    if part == "all":
         raise ConfigError(f"Relations of 2ds have a validation and a test part, got {part!r}")
-    samples = task_samples(relation_pairs(part, limit, seed))
+    samples = task_samples(relation_pairs(cast("Part", part), limit, seed))
     items = [sample.image_id for sample in samples]
     return {"task": chosen, "samples": samples, "items": items, "name": "2ds, relations both ways"}
 
