@@ -5,6 +5,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import typer
+
 from adaptvis.cli.console import note, out
 from adaptvis.cli.progress import Bars
 
@@ -34,8 +36,12 @@ def tune_amplify(
     from adaptvis.tuning.amplification import tune_amplification
     from adaptvis.tuning.tables import held_out_table
 
-    with Bars() as bars:
-        tuned = tune_amplification(plan, load_engine, folder, resume=resume, progress=bars.show)
+    try:
+        with Bars() as bars:
+            tuned = tune_amplification(plan, load_engine, folder, resume=resume, progress=bars.show)
+    except KeyboardInterrupt:
+        note(f"interrupted; finish with the same options and --resume --output {folder}")
+        raise typer.Exit(130) from None
     console = out()
     console.print(_ladder_table(tuned))
     console.print(_gain_table(tuned))

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import torch
 from torch import Tensor
 
+from adaptvis.config import SteeringConfig
 from adaptvis.data.three_objects import Axis, Item, Kind, all_items
 from adaptvis.data.three_objects.items import Wording
 from adaptvis.diagnostics.linear_probe import Training, fit_probe, split_by_group
@@ -23,6 +24,7 @@ from adaptvis.diagnostics.three_object_questions import Questions
 from adaptvis.errors import ConfigError, DataError
 from adaptvis.evaluation.statistics import clustered_interval, wilson_interval
 from adaptvis.hf.engine import HFEngine
+from adaptvis.hf.patch import steer
 from adaptvis.steering.directions import write_directions
 
 if TYPE_CHECKING:
@@ -209,6 +211,7 @@ def measure_probes(
     wording: Wording | None = None,
     directions: str | Path | None = None,
     training: Training = "least_squares",
+    config: SteeringConfig | None = None,
     batch_size: int = 50,
     seed: int = 0,
     settings: dict[str, Any] | None = None,
@@ -220,6 +223,7 @@ def measure_probes(
         directions: a safetensors file to write for :class:`adaptvis.Amplify`; for it the model
             answers every question of the kind. None fits no directions.
         training: of the directions; "published" as in the paper.
+        config: steers the model meanwhile; an Amplify or NormRescale changes what is probed.
         batch_size: pictures at once.
 
     Raises:
@@ -237,12 +241,14 @@ def measure_probes(
     vectors: dict[str, Tensor] = {}
     for axis in AXES:
         own = [item for item in items if item.axis == axis]
-        # Of the two questions about a picture, the first stands for it.
-        pictures = own[::2]
-        embeddings = _object_tokens(questions, pictures, axis, batch_size, progress)
+        right: list[bool] = []
+        with steer(engine.model, config, processor=engine.processor):
+            # Of the two questions about a picture, the first stands for it.
+            embeddings = _object_tokens(questions, own[::2], axis, batch_size, progress)
+            if directions is not None:
+                right = _answered_rightly(questions, own, batch_size, progress)
         probes += _probes(embeddings, axis, seed)
         if directions is not None:
-            right = _answered_rightly(questions, own, batch_size, progress)
             fit, vectors[axis] = _direction(own, right, embeddings, axis, training, seed)
             fits.append(fit)
     cosine = None
@@ -257,6 +263,7 @@ def measure_probes(
                 "kind": kind,
                 "training": training,
                 "wording": questions.wording,
+                "steering": None if config is None else config.to_dict(),
                 "seed": seed,
                 "fits": [asdict(fit) for fit in fits],
             },
@@ -273,6 +280,7 @@ def measure_probes(
             "object_tokens": questions.layout.size,
             "grid": questions.layout.grid,
             "training": training,
+            "steering": None if config is None else config.to_dict(),
             "seed": seed,
         },
         probes=tuple(probes),

@@ -188,3 +188,24 @@ def test_what_cannot_be_measured_is_refused(measured):
         measure_amplification(tiny_engine(), path, task, samples, alphas=[])
     with pytest.raises(ConfigError, match="alpha must be above 0"):
         measure_amplification(tiny_engine(), path, task, samples, alphas=[0])
+
+
+def test_a_steered_model_is_probed_as_it_is_steered(measured):
+    from adaptvis import NormRescale
+    from adaptvis.diagnostics.residual_stream import image_embeddings
+    from adaptvis.hf.patch import steer
+
+    engine = tiny_engine()
+    seen = []
+    config = NormRescale(target=2.0)
+    result = measure_probes(engine, config=config, progress=lambda *at: seen.append(at))
+    assert result.settings["steering"] == config.to_dict()
+    assert result.rows() != measured[0].rows()
+    with steer(engine.model, config):
+        (tokens,) = image_embeddings(engine, [samples_image()], 1)
+    torch.testing.assert_close(tokens.norm(dim=-1), torch.full((49,), 2.0))
+    assert "generate" not in engine.model.__dict__
+
+
+def samples_image():
+    return task_samples(relation_pairs("test", 1))[0].images()[0]

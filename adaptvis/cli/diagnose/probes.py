@@ -9,9 +9,11 @@ from adaptvis.cli.diagnose.options import (
     DEFAULT_MODEL,
     DataOption,
     DtypeOption,
+    MethodOption,
     ModelOption,
     OutputOption,
     PartOption,
+    PresetOption,
     SeedOption,
     TaskOption,
     TrustRemoteCodeOption,
@@ -19,6 +21,7 @@ from adaptvis.cli.diagnose.options import (
     load,
     output_folder,
     questions,
+    steering,
     task_of,
 )
 from adaptvis.errors import ConfigError, unknown_name
@@ -85,6 +88,8 @@ def probes(
         ),
     ] = None,
     seed: SeedOption = 0,
+    preset: PresetOption = None,
+    method: MethodOption = None,
     dtype: DtypeOption = "auto",
     trust_remote_code: TrustRemoteCodeOption = False,
     output: OutputOption = None,
@@ -112,6 +117,9 @@ def probes(
     ladder = _numbers(alphas)
     name = resolve_model(model).name
     size = batch_size or (64 if name in embedded_models() else 1)
+    config = steering(model, preset=preset, method=method)
+    if amplify and config is not None:
+        raise ConfigError("--amplify measures a method of its own; leave --preset and --method out")
     chosen = _items(task, data, part, limit, seed) if amplify else None
     folder = output_folder(output)
     engine = load(model, dtype=dtype, trust_remote_code=trust_remote_code)
@@ -121,6 +129,7 @@ def probes(
             kind=kind,
             directions=folder / DIRECTIONS_FILE,
             training=training,
+            config=config,
             batch_size=size,
             seed=seed,
             settings={"model": name},
