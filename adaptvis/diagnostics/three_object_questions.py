@@ -19,7 +19,8 @@ from adaptvis.hf.geometry import image_token_boxes
 __all__ = ["Questions", "answer_tokens", "layout_of"]
 
 _QWEN_GRID = 12
-_PUBLISHED_OBJECTS = {"gemma3": 3}
+# Tokens per side of an object, where it is not a sixth of the grid.
+_PUBLISHED_OBJECTS = {("gemma3", 16): 3}
 
 
 def layout_of(engine: HFEngine) -> Layout:
@@ -42,7 +43,7 @@ def layout_of(engine: HFEngine) -> Layout:
             "do not form one square grid; the three-object instruments need a model and processor "
             "settings without tiles and class tokens"
         )
-    size = _PUBLISHED_OBJECTS.get(engine.family.model_type)
+    size = _PUBLISHED_OBJECTS.get((engine.family.model_type, grid))
     if size is None:
         return Layout.for_grid(grid, cell)
     return Layout(grid, cell, size, size)

@@ -260,3 +260,48 @@ def test_models_without_one_square_grid_are_refused():
     model, processor = build("llava_next")
     with pytest.raises(UnsupportedError, match="do not form one square grid"):
         layout_of(HFEngine(model, processor))
+
+
+def test_another_family_with_the_published_grid():
+    from hf.tiny_families import build
+
+    model, processor = build("qwen2_vl")
+    merged = processor.image_processor.merge_size * processor.image_processor.patch_size
+    kept = processor.image_processor.size
+    # The tiny family's pictures are smaller than the published ones.
+    processor.image_processor.size = {"shortest_edge": 1, "longest_edge": (12 * merged) ** 2}
+    try:
+        questions = Questions.for_model(HFEngine(model, processor))
+        layout = questions.layout
+        assert (layout.grid, layout.cell, layout.size, layout.spacing) == (12, merged, 2, 2)
+        item = Item("squares", ("red", "green", "blue"), "right")
+        inputs, other = questions.encode([item]), questions.encode([item.mirrored()])
+        tokens = inputs["input_ids"][0] == model.config.image_token_id
+        columns = torch.where(tokens)[0]
+        assert len(columns) == 144
+        seen = {}
+        decoder = questions.engine.family.decoder_of(model)
+
+        def look(module, args, kwargs):
+            seen["embeddings"] = kwargs["inputs_embeds"].clone()
+
+        hook = decoder.register_forward_pre_hook(look, with_kwargs=True)
+        last_logits(questions.engine, other)
+        hook.remove()
+
+        def put(module, args, kwargs):
+            changed = kwargs["inputs_embeds"].clone()
+            for row in range(12):
+                for column in range(4):
+                    left, right = columns[12 * row + column], columns[12 * row + column + 8]
+                    changed[0, left] = seen["embeddings"][0, right]
+                    changed[0, right] = seen["embeddings"][0, left]
+            return args, {**kwargs, "inputs_embeds": changed}
+
+        hook = decoder.register_forward_pre_hook(put, with_kwargs=True)
+        expected = questions.probabilities(last_logits(questions.engine, inputs))
+        hook.remove()
+        torch.testing.assert_close(swapped(questions, [item])["strip"][0], expected, **CLOSE)
+        assert torch.isfinite(ablated(questions, [item])).all()
+    finally:
+        processor.image_processor.size = kept
