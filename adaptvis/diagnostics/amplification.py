@@ -143,31 +143,9 @@ class AmplificationResult(Result):
         return rows
 
     def figure(self) -> Figure:
-        from adaptvis.diagnostics.drawing import PALETTE, new_figure
+        from adaptvis.diagnostics.amplification_figure import draw
 
-        figure, axes = new_figure(height=3.8)
-        probe, *controls = self.curves
-        for number, curve in enumerate(controls):
-            label = "random directions" if number == 0 else None
-            values = curve.points.mean(axis=1)
-            axes.plot(self.alphas, values, "--", color="#888888", linewidth=1.2, label=label)
-        estimates = [self.accuracy(probe, index) for index in range(len(self.alphas))]
-        axes.plot(
-            self.alphas,
-            [value for value, _, _ in estimates],
-            "o-",
-            color=PALETTE[1],
-            markersize=4,
-            label="probe directions",
-        )
-        lows, highs = [low for _, low, _ in estimates], [high for _, _, high in estimates]
-        axes.fill_between(self.alphas, lows, highs, color=PALETTE[1], alpha=0.18, linewidth=0)
-        axes.axhline(estimates[0][0], color="black", linestyle=":", label="without amplification")
-        axes.set(xlabel="alpha", ylabel="strict accuracy", ylim=(0, 1.03))
-        title = f"{self.settings.get('task', '')}: {len(self.images)} items"
-        axes.set_title(title, loc="left", fontsize=10)
-        axes.legend(frameon=False, fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5))
-        return figure
+        return draw(self)
 
     def reading(self) -> str:
         joined = self.settings.get("questions_per_item", 1)

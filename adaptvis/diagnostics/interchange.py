@@ -18,52 +18,21 @@ from adaptvis.data.three_objects.items import Wording
 from adaptvis.diagnostics.interventions import REGIONS, ablated, interchanged, swapped
 from adaptvis.diagnostics.prefill import Progress, silent
 from adaptvis.diagnostics.results import Finding, Result
+from adaptvis.diagnostics.share import Share
 from adaptvis.diagnostics.three_object_questions import Questions
 from adaptvis.errors import ConfigError
-from adaptvis.evaluation.statistics import wilson_interval
 from adaptvis.hf.engine import HFEngine
 from adaptvis.hf.patch import steer
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-__all__ = ["ROLES", "InterchangeResult", "Share", "measure_interchange"]
+__all__ = ["ROLES", "InterchangeResult", "measure_interchange"]
 
 ROLES = ("clean answer", "clean other end", "counterfactual answer", "counterfactual other end")
 """The candidates of a pair, see :attr:`adaptvis.data.three_objects.Pair.candidates`."""
 
-
-@dataclass(frozen=True)
-class Share:
-    """A count out of a number, with Wilson's 95 % interval."""
-
-    count: int
-    total: int
-
-    @property
-    def value(self) -> float | None:
-        return self.count / self.total if self.total else None
-
-    @property
-    def interval(self) -> tuple[float, float]:
-        return wilson_interval(self.count, self.total)
-
-    def above(self, line: float) -> bool | None:
-        """Whether the share lies above a line; None where the interval holds the line."""
-        low, high = self.interval
-        return True if low > line else False if high < line else None
-
-    def to_dict(self) -> dict[str, Any]:
-        return {
-            "count": self.count,
-            "of": self.total,
-            "value": self.value,
-            "interval": list(self.interval),
-        }
-
-    def __str__(self) -> str:
-        low, high = self.interval
-        return f"{self.count} of {self.total} ({100 * low:.0f} to {100 * high:.0f} %)"
+_NONE = Share(0, 0)
 
 
 @dataclass(frozen=True)
@@ -88,8 +57,8 @@ class InterchangeResult(Result):
     flips: dict[str, list[Share]] | None = None
     kept: dict[str, list[Share]] | None = None
     by_axis: dict[str, dict[str, list[Share]]] | None = None
-    accuracy: Share = Share(0, 0)
-    ablation: Share = Share(0, 0)
+    accuracy: Share = _NONE
+    ablation: Share = _NONE
 
     def summary(self) -> dict[str, Any]:
         flips = self.flips or {}

@@ -16,13 +16,14 @@ from torch import Tensor
 from adaptvis.config import SteeringConfig
 from adaptvis.data.three_objects import Axis, Item, Kind, all_items
 from adaptvis.data.three_objects.items import Wording
+from adaptvis.diagnostics.direction_fit import DirectionFit, fit_direction
 from adaptvis.diagnostics.linear_probe import Training, fit_probe, split_by_group
 from adaptvis.diagnostics.prefill import Progress, silent
 from adaptvis.diagnostics.residual_stream import image_embeddings, last_logits
 from adaptvis.diagnostics.results import Finding, Result
 from adaptvis.diagnostics.three_object_questions import Questions
-from adaptvis.errors import ConfigError, DataError
-from adaptvis.evaluation.statistics import clustered_interval, wilson_interval
+from adaptvis.errors import ConfigError
+from adaptvis.evaluation.statistics import clustered_interval
 from adaptvis.hf.engine import HFEngine
 from adaptvis.hf.patch import steer
 from adaptvis.steering.directions import write_directions
@@ -36,7 +37,6 @@ AXES: tuple[Axis, ...] = ("horizontal", "vertical")
 PLACES = ("first", "middle", "last")
 SERIES = ("least squares", "published training", "shuffled labels")
 _TRAINING_SHARE = 0.75
-_DIRECTION_SHARE = 0.95
 _CLAIMED = 0.8
 
 
@@ -57,24 +57,6 @@ class ProbeAccuracy:
     low: float
     high: float
     recall: tuple[float, float, float]
-
-
-@dataclass(frozen=True)
-class DirectionFit:
-    """A two-class probe's direction, from the first end to the last.
-
-    questions: answered rightly, of ``asked``; each gives the mean embedding of its answer's tokens.
-    held_out: accuracy on the questions about a twentieth of the pictures, with its interval.
-    """
-
-    axis: Axis
-    asked: int
-    questions: int
-    held_out_questions: int
-    held_out: float
-    low: float
-    high: float
-    norm: float
 
 
 @dataclass(frozen=True)
@@ -122,42 +104,9 @@ class ProbesResult(Result):
         return rows
 
     def figure(self) -> Figure:
-        from adaptvis.diagnostics.drawing import PALETTE, new_figure
+        from adaptvis.diagnostics.probes_figure import draw
 
-        figure, axes = new_figure(height=3.6)
-        width = 0.84 / len(SERIES)
-        names = list(dict.fromkeys(probe.axis for probe in self.probes))
-        for index, (series, hatch) in enumerate(zip(SERIES, ("", "..", "//"), strict=True)):
-            probes = [probe for probe in self.probes if probe.series == series]
-            at = [place + (index - 1) * width for place in range(len(probes))]
-            axes.bar(
-                at,
-                [p.accuracy for p in probes],
-                width * 0.94,
-                yerr=[[p.accuracy - p.low for p in probes], [p.high - p.accuracy for p in probes]],
-                color=PALETTE[index + 1],
-                hatch=hatch,
-                edgecolor="white",
-                ecolor="black",
-                capsize=3,
-                label=series,
-            )
-            for x, probe in zip(at, probes, strict=True):
-                text = f"{100 * probe.accuracy:.0f} %"
-                axes.annotate(
-                    text,
-                    (x, probe.high),
-                    (0, 3),
-                    textcoords="offset points",
-                    ha="center",
-                    fontsize=8,
-                )
-        axes.axhline(1 / 3, color="black", linestyle=":", linewidth=1, label="chance")
-        axes.set_xticks(range(len(names)), names)
-        axes.set(ylim=(0, 1.12), ylabel="accuracy, unseen pictures")
-        axes.set_title("Place of an object's token: first, middle or last", loc="left", fontsize=10)
-        axes.legend(frameon=False, fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5))
-        return figure
+        return draw(self)
 
     def reading(self) -> str:
         kind = self.settings.get("kind", "squares")
@@ -249,7 +198,7 @@ def measure_probes(
                 right = _answered_rightly(questions, own, batch_size, progress)
         probes += _probes(embeddings, axis, seed)
         if directions is not None:
-            fit, vectors[axis] = _direction(own, right, embeddings, axis, training, seed)
+            fit, vectors[axis] = fit_direction(own, right, embeddings, axis, training, seed)
             fits.append(fit)
     cosine = None
     if directions is not None:
@@ -362,40 +311,3 @@ def _answered_rightly(
         ]
     progress("questions", len(items), len(items))
     return right
-
-
-def _direction(
-    items: Sequence[Item],
-    right: Sequence[bool],
-    embeddings: Tensor,
-    axis: Axis,
-    training: Training,
-    seed: int,
-) -> tuple[DirectionFit, Tensor]:
-    """A two-class probe on the answers' mean embeddings; ``items`` are two per picture."""
-    chosen = [index for index, good in enumerate(right) if good]
-    places = [0 if items[index].asks_first else 2 for index in chosen]
-    pictures = [index // 2 for index in chosen]
-    labels = torch.tensor([place // 2 for place in places])
-    if len(set(labels.tolist())) < 2:
-        raise DataError(
-            f"Only {len(chosen)} of {len(items)} {axis} questions are answered rightly, not both "
-            "ends among them, so there is no direction to fit; try another kind or wording"
-        )
-    features = embeddings.mean(dim=2)[pictures, places]
-    trains = split_by_group(pictures, _DIRECTION_SHARE, seed=seed)
-    probe = fit_probe(features[trains], labels[trains], 2, training=training, seed=seed)
-    hits = probe.predict(features[~trains]) == labels[~trains]
-    low, high = wilson_interval(int(hits.sum()), len(hits))
-    vector = probe.weight[1] - probe.weight[0]
-    fit = DirectionFit(
-        axis=axis,
-        asked=len(items),
-        questions=len(chosen),
-        held_out_questions=len(hits),
-        held_out=float(hits.float().mean()),
-        low=low,
-        high=high,
-        norm=float(vector.norm()),
-    )
-    return fit, vector

@@ -13,10 +13,11 @@ from diagnostics.tiny import tiny_engine
 
 from adaptvis.data.three_objects import Item, Pair, draw_pairs
 from adaptvis.diagnostics.hooks import decoder_layers
-from adaptvis.diagnostics.interchange import Share, measure_interchange
+from adaptvis.diagnostics.interchange import measure_interchange
 from adaptvis.diagnostics.interventions import ablated, interchanged, swapped
 from adaptvis.diagnostics.residual_stream import image_embeddings, last_logits, layer_inputs
 from adaptvis.diagnostics.results import write_result
+from adaptvis.diagnostics.share import Share
 from adaptvis.diagnostics.three_object_questions import Questions, answer_tokens, layout_of
 from adaptvis.errors import DataError, UnsupportedError
 from adaptvis.hf.engine import HFEngine

@@ -12,7 +12,8 @@ from adaptvis.errors import ConfigError, DataError
 from adaptvis.presets import find_config, load_model_presets
 from adaptvis.steering.directions import write_directions
 from adaptvis.tasks import Sample, Task
-from adaptvis.tuning.amplification import AmplificationPlan, Ladder, tune_amplification
+from adaptvis.tuning.amplification import AmplificationPlan, tune_amplification
+from adaptvis.tuning.ladder import Ladder
 
 
 class Engine:
