@@ -7,7 +7,15 @@ with adaptvis.steer(model, adaptvis.AdaptVis()):
 
 from typing import TYPE_CHECKING, Any
 
-from adaptvis.config import AdaptVis, NormRescale, Region, ScalingVis, load_config, parse_config
+from adaptvis.config import (
+    AdaptVis,
+    Amplify,
+    NormRescale,
+    Region,
+    ScalingVis,
+    load_config,
+    parse_config,
+)
 from adaptvis.errors import AdaptVisError, AdaptVisWarning
 from adaptvis.presets import PRESETS, preset
 
@@ -21,6 +29,7 @@ __all__ = [
     "AdaptVis",
     "AdaptVisError",
     "AdaptVisWarning",
+    "Amplify",
     "Decision",
     "NormRescale",
     "Region",

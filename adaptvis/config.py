@@ -1,14 +1,17 @@
 """Steering configurations: frozen pydantic models, discriminated by ``method``.
 
-The semantics are those of *Why Is Spatial Reasoning Hard for VLMs?* (AdaptVis, ICML 2025) and
-*Beyond Semantics* (section 5.2): see each class. Configurations are values: hashable, comparable,
-and the same after a round trip through JSON or YAML.
+The semantics are those of *Why Is Spatial Reasoning Hard for VLMs?* (AdaptVis, ICML 2025),
+*Beyond Semantics* (section 5.2) and *The Dual Mechanisms of Spatial Reasoning in VLMs* (section
+5.4): see each class. Configurations are values: hashable, comparable, and the same after a round
+trip through JSON or YAML.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -28,6 +31,7 @@ from adaptvis.errors import ConfigError, unknown_name
 
 __all__ = [
     "AdaptVis",
+    "Amplify",
     "AttentionSteering",
     "NormRescale",
     "Region",
@@ -41,6 +45,8 @@ __all__ = [
 
 _LARGEST_COEFFICIENT = 1000.0
 _LARGEST_INDEX = 4095
+_LARGEST_AMPLIFICATION = 100.0
+_SHA256 = re.compile(r"[0-9a-f]{64}")
 _PROBLEMS_NAMED = 3
 
 Rows = Literal["last_prompt_token", "generated", "text_after_image"]
@@ -241,12 +247,91 @@ class NormRescale(_Value):
         return self.model_dump(mode="json")
 
 
-SteeringConfig = ScalingVis | AdaptVis | NormRescale
+class Amplify(_Value):
+    """Amplify directions of the image tokens' embeddings, at inference time.
 
-_METHODS: dict[str, type[ScalingVis] | type[AdaptVis] | type[NormRescale]] = {
+    Per image token ``h`` at the language model's input, in the prefill only, with the direction
+    ``w_k`` of each axis (Dual Mechanisms, section 5.4)::
+
+        c_k = (h . w_k) / (|w_k|^2 + 1e-8)        h <- h + alpha * sum_k c_k w_k
+
+    so that along one direction ``h`` is multiplied by 1 + alpha. Together with NormRescale, norms
+    are rescaled first.
+
+    directions: a safetensors file with one vector per axis, as ``adaptvis diagnose probes`` writes
+        it. Held as its path and the SHA-256 of its content, so that a configuration stays a plain
+        value and means the same directions wherever it is read back.
+    alpha: above 0 and at most 100; the paper tries 1 to 15.
+    axes: names of the directions to use; default all in the file.
+    sha256: of the file; taken from the file where it is not given, and compared on use.
+    """
+
+    method: Literal["amplify"] = "amplify"
+    directions: str
+    alpha: float
+    axes: tuple[str, ...] | None = None
+    sha256: str = ""
+
+    @field_validator("directions", mode="before")
+    @classmethod
+    def _path(cls, value: Any) -> Any:
+        return str(value) if isinstance(value, Path) else value
+
+    @field_validator("alpha")
+    @classmethod
+    def _in_range(cls, value: float) -> float:
+        if not 0 < value <= _LARGEST_AMPLIFICATION:
+            raise ValueError(
+                f"alpha must be above 0 and at most {_LARGEST_AMPLIFICATION:g}, got {value}"
+            )
+        return value
+
+    @field_validator("axes", mode="before")
+    @classmethod
+    def _one_axis(cls, value: Any) -> Any:
+        return tuple(part.strip() for part in value.split(",")) if isinstance(value, str) else value
+
+    @field_validator("axes")
+    @classmethod
+    def _named_once(cls, value: tuple[str, ...] | None) -> tuple[str, ...] | None:
+        if value is not None and (not value or "" in value):
+            raise ValueError("an empty selection would amplify nothing; leave it out to use all")
+        return None if value is None else tuple(sorted(set(value)))
+
+    @model_validator(mode="before")
+    @classmethod
+    def _with_content(cls, values: Any) -> Any:
+        if isinstance(values, Mapping) and not values.get("sha256"):
+            path = values.get("directions")
+            if isinstance(path, str | Path):
+                return {**values, "sha256": _sha256_of(Path(path))}
+        return values
+
+    @field_validator("sha256")
+    @classmethod
+    def _hexadecimal(cls, value: str) -> str:
+        if not _SHA256.fullmatch(value):
+            raise ValueError(f"a SHA-256 has 64 hexadecimal digits, got {value[:80]!r}")
+        return value
+
+
+def _sha256_of(path: Path) -> str:
+    try:
+        return hashlib.sha256(path.read_bytes()).hexdigest()
+    except OSError as error:
+        raise ValueError(
+            f"directions: cannot read {str(path)[:200]} ({error.strerror}); adaptvis diagnose "
+            "probes writes such a file"
+        ) from None
+
+
+SteeringConfig = ScalingVis | AdaptVis | NormRescale | Amplify
+
+_METHODS: dict[str, type[ScalingVis] | type[AdaptVis] | type[NormRescale] | type[Amplify]] = {
     "scalingvis": ScalingVis,
     "adaptvis": AdaptVis,
     "norm_rescale": NormRescale,
+    "amplify": Amplify,
 }
 
 
@@ -256,7 +341,7 @@ def parse_config(value: Mapping[str, Any] | str | SteeringConfig) -> SteeringCon
     Raises:
         ConfigError: no or unknown method, unknown field, or a value out of range.
     """
-    if isinstance(value, ScalingVis | AdaptVis | NormRescale):
+    if isinstance(value, ScalingVis | AdaptVis | NormRescale | Amplify):
         return value
     if isinstance(value, str):
         try:

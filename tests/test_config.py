@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from adaptvis.config import (
     AdaptVis,
+    Amplify,
     NormRescale,
     Region,
     ScalingVis,
@@ -47,6 +48,13 @@ configs = st.one_of(
         **where,
     ),
     st.builds(NormRescale, target=st.just("text") | coefficients, clip=st.none() | coefficients),
+    st.builds(
+        Amplify,
+        directions=st.text(min_size=1, max_size=20),
+        alpha=st.floats(0, 100, exclude_min=True),
+        axes=st.none() | st.lists(st.text("abc", min_size=1), min_size=1).map(tuple),
+        sha256=st.text("0123456789abcdef", min_size=64, max_size=64),
+    ),
     st.builds(NormRescale, target=st.none(), clip=st.just("text") | coefficients),
 )
 
@@ -120,6 +128,12 @@ def test_low_may_exceed_high_and_zero_flattens():
         (lambda: Region(box=(math.nan, 0, 2, 1), image_size=(4, 4)), "not a finite number"),
         (lambda: NormRescale(target=0.0), "target: a norm must be a finite number above 0"),
         (lambda: NormRescale(target=None), "nothing would be rescaled"),
+        (lambda: Amplify(directions="d", alpha=0, sha256="0" * 64), "above 0 and at most 100"),
+        (lambda: Amplify(directions="d", alpha=101, sha256="0" * 64), "above 0 and at most 100"),
+        (lambda: Amplify(directions="d", alpha=math.nan, sha256="0" * 64), "above 0 and at most"),
+        (lambda: Amplify(directions="d", alpha=1, axes=[], sha256="0" * 64), "axes: an empty"),
+        (lambda: Amplify(directions="missing", alpha=1), "directions: cannot read missing"),
+        (lambda: Amplify(directions="d", alpha=1, sha256="12"), "has 64 hexadecimal digits"),
         (lambda: parse_config({"alpha": 1}), "needs a 'method'"),
         (lambda: parse_config({"method": "adaptviz"}), "did you mean 'adaptvis'"),
         (lambda: parse_config("{"), "not valid JSON"),

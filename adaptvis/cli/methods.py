@@ -67,7 +67,8 @@ def _name_of(preset: str) -> str:
 
 def _label(config: SteeringConfig) -> str:
     """The method with the parameters that were given, for example `scalingvis alpha=1.2`."""
-    given = config.model_dump(mode="json", exclude_defaults=True)
+    # A file's content has no place in a name.
+    given = config.model_dump(mode="json", exclude_defaults=True, exclude={"sha256"})
     return " ".join([config.method, *(f"{k}={_short(v)}" for k, v in given.items())])
 
 

@@ -38,6 +38,14 @@ def tune(
             show_default=False,
         ),
     ] = None,
+    amplify: Annotated[
+        Path | None,
+        typer.Option(
+            help="Tune an amplification of these directions instead: a file that adaptvis "
+            "diagnose probes wrote. Tries 1 to 15 where --alphas is not given.",
+            show_default=False,
+        ),
+    ] = None,
     layers: Annotated[
         list[str] | None,
         typer.Option(
@@ -136,11 +144,14 @@ def tune(
     Examples:
 
     * `adaptvis tune -m my-model -t 2ds-prior-balanced --layers all --layers 1-3`
+    * `adaptvis tune -m my-model -t 2ds --amplify adaptvis-diagnostics/directions.safetensors`
     * `adaptvis eval -m my-model --method baseline --preset adaptvis-tuning/adaptvis.yaml`
     """
     from adaptvis.cli.models import check_engine, embedded_models, load_engine, resolve_model
     from adaptvis.cli.progress import Bars
+    from adaptvis.cli.tune_amplification import tune_amplify
     from adaptvis.tuning import DEFAULT_ALPHAS, Grid
+    from adaptvis.tuning.amplification import AMPLIFICATION_ALPHAS, AmplificationPlan
     from adaptvis.tuning.run import TuningPlan
     from adaptvis.tuning.run import tune as run_tuning
     from adaptvis.tuning.store import check_writable
@@ -149,10 +160,42 @@ def tune(
     _check_choices(part=part, rows=rows, prompts=prompts)
     if seed < 0:
         raise ConfigError(f"The seed must not be negative, got {seed}")
+    if amplify is not None and (engine != "hf" or layers or objective != "accuracy"):
+        raise ConfigError(
+            "--amplify changes image tokens at the model's input and is tuned for accuracy with "
+            "--engine hf; leave --layers, --objective and --engine out"
+        )
     (chosen_task,) = tasks_of([task], data=data, split=split)
     resolved = resolve_model(model)
     # What comes with the package stays as it is: the README's figures are made with it.
     embedded = resolved.name in embedded_models()
+    if amplify is not None:
+        typed = given(data=data, split=split)
+        tune_amplify(
+            AmplificationPlan(
+                model=resolved.name,
+                source=resolved.source,
+                task=chosen_task,
+                directions=amplify,
+                alphas=_numbers(alphas) if alphas else AMPLIFICATION_ALPHAS,
+                part=cast("Part", part),
+                limit=limit,
+                test=test,
+                test_limit=test_limit,
+                prompts=cast("Prompts", prompts),
+                batch_size=batch_size,
+                seed=seed,
+                always_steer=always_steer,
+                settings=(("engine", engine), ("dtype", dtype)),
+            ),
+            lambda: load_engine(
+                resolved.source, engine=engine, dtype=dtype, trust_remote_code=trust_remote_code
+            ),
+            output or default_output(DEFAULT_OUTPUT, resume=resume),
+            resume=resume,
+            asked=["-m", model, "-t", task, *(p for n, v in typed for p in (f"--{n}", v))],
+        )
+        return
     own_folder = resolved.folder if output is None and not embedded else None
     if own_folder is not None:
         check_writable(own_folder)

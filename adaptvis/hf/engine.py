@@ -18,7 +18,7 @@ from safetensors import SafetensorError
 from torch import Tensor
 from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor, DynamicCache
 
-from adaptvis.config import AdaptVis, NormRescale, ScalingVis, SteeringConfig
+from adaptvis.config import AdaptVis, Amplify, NormRescale, ScalingVis, SteeringConfig
 from adaptvis.engine import Answer, Query
 from adaptvis.errors import (
     AdaptVisError,
@@ -133,15 +133,17 @@ class HFEngine:
             return [answers[configs.index(config)] for config in wanted]
         inputs = self.encode(queries)
         results: list[list[Answer] | None] = [None] * len(configs)
-        rescaled = [i for i, config in enumerate(configs) if isinstance(config, NormRescale)]
-        for index in rescaled:
+        # These change the image tokens, and with them all that follows: no prefill to share.
+        other_tokens = NormRescale | Amplify
+        own_prefill = [i for i, config in enumerate(configs) if isinstance(config, other_tokens)]
+        for index in own_prefill:
             results[index] = self._generate(inputs, configs[index], None, max_new_tokens)
 
         # Later first rows first, so that the cache only ever has to be cut back further.
         first_rows = {
             i: self._first_row(config, inputs)
             for i, config in enumerate(configs)
-            if i not in rescaled
+            if i not in own_prefill
         }
         by_length = self._by_length(inputs)
         ragged = [i for i, first in first_rows.items() if first == 0]

@@ -7,7 +7,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from adaptvis.config import NormRescale
-from adaptvis.errors import UnsupportedError
+from adaptvis.hf.features import edit_features
 from adaptvis.steering.backend import rescale_norms
 from adaptvis.steering.norms import measure_norms, target_and_clip
 
@@ -28,16 +28,6 @@ def rescale_features(outputs: Any, config: NormRescale, norms: Tensor) -> Any:
         norms: L2 norms of the text embeddings [V], for ``"text"``.
     """
     target, clip = target_and_clip(config, norms)
-    features = getattr(outputs, "pooler_output", None)
-    if features is None:
-        raise UnsupportedError(
-            "NormRescale expects get_image_features to return a model output with pooler_output; "
-            "call the model with return_dict=True"
-        )
-    if isinstance(features, Tensor):
-        outputs.pooler_output = rescale_norms(features, target, clip)
-    else:
-        outputs.pooler_output = type(features)(
-            rescale_norms(feature, target, clip) for feature in features
-        )
-    return outputs
+    return edit_features(
+        outputs, lambda feature: rescale_norms(feature, target, clip), "NormRescale"
+    )

@@ -7,6 +7,7 @@ import warnings
 import weakref
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from torch import nn
 
 from adaptvis.config import (
     AdaptVis,
+    Amplify,
     NormRescale,
     ScalingVis,
     SteeringConfig,
@@ -32,7 +34,8 @@ Named = Configs | str | Path
 class SteeringHandle:
     """One ``patch`` of one model; ``remove`` undoes it.
 
-    attention: the ScalingVis or AdaptVis in force, norms: the NormRescale, or None.
+    attention: the ScalingVis or AdaptVis in force, norms: the NormRescale, amplification: the
+        Amplify with its directions; or None.
     is_off: configured with None: switches off the handles below it (``is_paused`` only skips this
         one). thread: the only thread that it steers, by identifier; None steers all.
     """
@@ -40,9 +43,10 @@ class SteeringHandle:
     def __init__(
         self, stack: _Stack, configs: Configs, processor: Any, thread: int | None = None
     ) -> None:
-        self.attention, self.norms = _split(configs)
+        self.attention, self.norms, amplify = _split(configs)
+        self.amplification = None if amplify is None else stack.patched.amplification_of(amplify)
         self.processor = processor
-        self.is_off = self.attention is None and self.norms is None
+        self.is_off = self.attention is None and self.norms is None and amplify is None
         self.thread = thread
         self._stack = stack
         self._local = threading.local()
@@ -80,7 +84,8 @@ class SteeringHandle:
         return getattr(self._local, "pauses", 0) > 0
 
     def __repr__(self) -> str:
-        configs = [config for config in (self.attention, self.norms) if config is not None]
+        amplify = None if self.amplification is None else self.amplification.config
+        configs = [c for c in (self.attention, self.norms, amplify) if c is not None]
         return f"SteeringHandle({', '.join(map(repr, configs)) or 'off'})"
 
 
@@ -90,13 +95,12 @@ class _Stack:
     def __init__(self, model: nn.Module) -> None:
         self.handles: list[SteeringHandle] = []
         self._model = weakref.ref(model)
-        self.patched = PatchedModel(model, self._attention, self._norms)
-
-    def _attention(self) -> SteeringHandle | None:
-        return self._in_force("attention")
-
-    def _norms(self) -> SteeringHandle | None:
-        return self._in_force("norms")
+        self.patched: PatchedModel = PatchedModel(
+            model,
+            partial(self._in_force, "attention"),
+            partial(self._in_force, "norms"),
+            partial(self._in_force, "amplification"),
+        )
 
     def _in_force(self, kind: str) -> SteeringHandle | None:
         mine = [h for h in self.handles if h.thread in (None, threading.get_ident())]
@@ -143,15 +147,17 @@ def patch(model: nn.Module, config: Named, *, processor: Any = None) -> Steering
     Args:
         model: a ``...ForConditionalGeneration`` model of a known family; see
             :func:`adaptvis.hf.known_families`.
-        config: one configuration, or an attention method together with a NormRescale; or the path
-            of a configuration file (``FILE:NAME`` where it holds several), or the name of a preset,
+        config: one configuration, or a list of at most one attention method, one NormRescale and
+            one Amplify (norms are rescaled first, whatever the order of the list); or the path of a
+            configuration file (``FILE:NAME`` where it holds several), or the name of a preset,
             where those that lie beside the model's weights come first.
         processor: the model's processor; only needed for ``regions``, and for ``images`` of
             families that cut images into tiles.
 
     Raises:
         UnknownFamilyError: the model has no image tokens, or its family is not known.
-        ConfigError: layers or heads that the model does not have, or two configurations of a kind.
+        ConfigError: layers or heads that the model does not have, two configurations of a kind, or
+            directions that cannot be read or are of another width.
     """
     return _patch(model, config, processor, thread=None)
 
@@ -208,10 +214,12 @@ def _named(configs: Named, model: nn.Module) -> Configs:
     return find_config(str(configs), own)
 
 
-def _split(configs: Configs) -> tuple[ScalingVis | AdaptVis | None, NormRescale | None]:
+def _split(
+    configs: Configs,
+) -> tuple[ScalingVis | AdaptVis | None, NormRescale | None, Amplify | None]:
     if configs is None:
-        return None, None
-    single = isinstance(configs, ScalingVis | AdaptVis | NormRescale)
+        return None, None, None
+    single = isinstance(configs, ScalingVis | AdaptVis | NormRescale | Amplify)
     if not single and not isinstance(configs, list | tuple):
         raise ConfigError(_NOT_A_CONFIG.format(type(configs).__name__))
     if not configs:
@@ -219,19 +227,22 @@ def _split(configs: Configs) -> tuple[ScalingVis | AdaptVis | None, NormRescale 
     items = [configs] if single else configs
     attention: list[ScalingVis | AdaptVis] = []
     norms: list[NormRescale] = []
+    amplify: list[Amplify] = []
     for item in items:
         if isinstance(item, NormRescale):
             norms.append(item)
+        elif isinstance(item, Amplify):
+            amplify.append(item)
         elif isinstance(item, ScalingVis | AdaptVis):
             attention.append(item)
         else:
             raise ConfigError(_NOT_A_CONFIG.format(type(item).__name__))
-    if len(attention) > 1 or len(norms) > 1:
+    if len(attention) > 1 or len(norms) > 1 or len(amplify) > 1:
         raise ConfigError(
-            "One patch takes at most one attention method and one NormRescale, got "
-            f"{len(attention)} and {len(norms)}"
+            "One patch takes at most one attention method, one NormRescale and one Amplify, got "
+            f"{len(attention)}, {len(norms)} and {len(amplify)}"
         )
-    return next(iter(attention), None), next(iter(norms), None)
+    return next(iter(attention), None), next(iter(norms), None), next(iter(amplify), None)
 
 
 def _check_against(decoder_config: Any, steering: ScalingVis | AdaptVis | None) -> None:
@@ -262,6 +273,6 @@ def _unwrapped(model: nn.Module) -> nn.Module:
 
 
 _NOT_A_CONFIG = (
-    "Steering takes ScalingVis, AdaptVis or NormRescale, got {}; adaptvis.config.parse_config "
-    "builds one from a mapping"
+    "Steering takes ScalingVis, AdaptVis, NormRescale or Amplify, got {}; "
+    "adaptvis.config.parse_config builds one from a mapping"
 )

@@ -2,7 +2,7 @@
 
 Three methods of the instance are hooked: ``generate`` and ``forward`` of the model say what the
 prompt is, ``forward`` of its text decoder is where steering happens, and ``get_image_features`` is
-where image-token norms are rescaled.
+where image-token norms are rescaled and then directions amplified.
 """
 
 from __future__ import annotations
@@ -20,8 +20,9 @@ import torch
 from torch import Tensor, nn
 from transformers.cache_utils import Cache
 
-from adaptvis.config import AdaptVis, ScalingVis
+from adaptvis.config import AdaptVis, Amplify, ScalingVis
 from adaptvis.errors import AdaptVisWarning, PromptError, UnsupportedError
+from adaptvis.hf.amplification import Amplification
 from adaptvis.hf.cache import sequence_length
 from adaptvis.hf.decisions import DecisionBatch
 from adaptvis.hf.decoder_pass import DecoderCall, PromptPlan, run_prompt, run_steered
@@ -35,19 +36,21 @@ __all__ = ["PatchedModel", "attention_configs", "feature_lengths"]
 
 
 class PatchedModel:
-    """The hooks on one model; ``attention`` and ``norms`` say which handle is in force."""
+    """The hooks on one model; each argument says which handle is in force."""
 
     def __init__(
         self,
         model: nn.Module,
         attention: Callable[[], Steering | None],
         norms: Callable[[], Steering | None],
+        amplification: Callable[[], Steering | None],
     ) -> None:
         config: Any = model.config
         family = family_for(config)
         self.planner = Planner(family, config, family.placeholder_of(config))
         self._attention = attention
         self._norms = norms
+        self._amplification = amplification
         self._lock = threading.RLock()
         self._local = threading.local()
         self._states: weakref.WeakKeyDictionary[Cache, PromptState] = weakref.WeakKeyDictionary()
@@ -82,6 +85,15 @@ class PatchedModel:
         while self._hooks:
             self._hooks[-1].remove()
             self._hooks.pop()
+
+    def amplification_of(self, config: Amplify) -> Amplification:
+        """The directions of a configuration, on this model's device.
+
+        Raises:
+            ConfigError: they cannot be read, or are of another width.
+        """
+        table: Any = self._model().get_input_embeddings().weight
+        return Amplification.load(config, table.shape[1], table.device)
 
     def _generate(self, original: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         steering = self._attention()
@@ -138,13 +150,19 @@ class PatchedModel:
         outputs = original(*args, **kwargs)
         self._local.feature_lengths = feature_lengths(getattr(outputs, "pooler_output", None))
         steering = self._norms()
-        if steering is None or steering.norms is None:
-            return outputs
+        if steering is not None and steering.norms is not None:
+            outputs = rescale_features(outputs, steering.norms, self._norms_of_text())
+        steering = self._amplification()
+        if steering is not None and steering.amplification is not None:
+            outputs = steering.amplification.apply(outputs)
+        return outputs
+
+    def _norms_of_text(self) -> Tensor:
         embedding = self._model().get_input_embeddings()
         version = (embedding.weight.data_ptr(), embedding.weight._version)
         if self._text_norms is None or self._text_norms[0] != version:
             self._text_norms = (version, text_embedding_norms(embedding))
-        return rescale_features(outputs, steering.norms, self._text_norms[1])
+        return self._text_norms[1]
 
     def _decoder_forward(self, original: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         make_call = getattr(self._local, "make_call", None)

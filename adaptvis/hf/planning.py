@@ -10,6 +10,7 @@ from torch import Tensor
 
 from adaptvis.config import AdaptVis, NormRescale, ScalingVis
 from adaptvis.errors import PromptError, UnsupportedError
+from adaptvis.hf.amplification import Amplification
 from adaptvis.hf.decisions import DecisionBatch
 from adaptvis.hf.decoder_pass import PromptPlan
 from adaptvis.hf.families import Family
@@ -29,6 +30,7 @@ class Steering(Protocol):
 
     attention: ScalingVis | AdaptVis | None
     norms: NormRescale | None
+    amplification: Amplification | None
     processor: Any
 
     def record(self, decisions: DecisionBatch | None) -> None:

@@ -139,7 +139,7 @@ class VLLMEngine:
         """See :meth:`adaptvis.engine.Engine.answer`. vLLM's prefix cache shares the prefill.
 
         Raises:
-            ConfigError: a configuration that vLLM cannot follow, such as NormRescale.
+            ConfigError: a configuration that vLLM cannot follow, such as NormRescale or Amplify.
             PromptError: a prompt does not fit its images or the context length.
         """
         if any(isinstance(config, NormRescale) for config in configs):

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
-from adaptvis.config import AdaptVis, NormRescale, ScalingVis, SteeringConfig, parse_config
+from adaptvis.config import AdaptVis, Amplify, NormRescale, ScalingVis, SteeringConfig, parse_config
 from adaptvis.errors import ConfigError, unknown_name
 
 __all__ = [
@@ -38,6 +38,10 @@ _FLAT = (_SCALINGVIS | _ADAPTVIS) - {"regions"}
 
 AttentionConfig = ScalingVis | AdaptVis
 
+_NO_AMPLIFICATION = (
+    "amplify is not available in vLLM, which shares image embeddings between requests; use "
+    "adaptvis.patch with transformers, or evaluate with --engine hf"
+)
 
 # Far more than a configuration needs.
 _LONGEST_TEXT = 10_000
@@ -65,7 +69,7 @@ def extra_args(config: AttentionConfig | Mapping[str, Any] | None) -> dict[str, 
     """
     if config is None:
         return {FIELD: OFF}
-    return {FIELD: _for_a_request(parse_config(config)).to_json()}
+    return {FIELD: _request_config(config).to_json()}
 
 
 @dataclass(frozen=True)
@@ -123,7 +127,7 @@ def read_request(
                 f"{FIELD} has {len(whole)} characters, at most {_LONGEST_TEXT} are expected"
             )
         try:
-            return _for_a_request(parse_config(whole))
+            return _request_config(whole)
         except ConfigError as error:
             raise ConfigError(f"{FIELD}: {error}") from None
     return _from_flat(flat) if flat else default
@@ -158,7 +162,7 @@ def _from_flat(flat: Mapping[str, Any]) -> AttentionConfig | None:
         if isinstance(value, int) and not isinstance(value, bool):
             fields[name] = [value]
     try:
-        return _for_a_request(parse_config(fields))
+        return _request_config(fields)
     except ConfigError as error:
         raise ConfigError(_with_field_names(str(error), fields)) from None
 
@@ -170,12 +174,27 @@ def _with_field_names(message: str, fields: Mapping[str, Any]) -> str:
     return _PREFIX + rest if name in fields else f"{FIELD}_*: {message}"
 
 
+def _request_config(value: Any) -> AttentionConfig:
+    # Before it is parsed, because that would open the file that a client names.
+    given = value
+    if isinstance(value, str):
+        try:
+            given = json.loads(value)
+        except (ValueError, RecursionError):
+            given = None
+    if isinstance(given, Mapping) and given.get("method") == "amplify":
+        raise ConfigError(_NO_AMPLIFICATION)
+    return _for_a_request(parse_config(value))
+
+
 def _for_a_request(config: SteeringConfig) -> AttentionConfig:
     if isinstance(config, NormRescale):
         raise ConfigError(
             "norm_rescale cannot be chosen per request, because vLLM shares image embeddings "
             "between requests; set it for the server with --additional-config"
         )
+    if isinstance(config, Amplify):
+        raise ConfigError(_NO_AMPLIFICATION)
     if config.regions is not None:
         raise ConfigError(
             "regions cannot be steered in vLLM yet; use adaptvis.patch with transformers, or leave "

@@ -83,7 +83,7 @@ def test_training_under_steering_is_refused():
 
 def test_what_is_no_configuration_is_refused():
     model = Case("llava").model
-    with pytest.raises(ConfigError, match="takes ScalingVis, AdaptVis or NormRescale, got dict"):
+    with pytest.raises(ConfigError, match="NormRescale or Amplify, got dict"):
         patch(model, [{"alpha": 2}])
     with pytest.raises(ConfigError, match="at most one attention method"):
         patch(model, [ScalingVis(alpha=2), ScalingVis(alpha=3)])

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 
-from adaptvis import AdaptVis, NormRescale, Region, ScalingVis
+from adaptvis import AdaptVis, Amplify, NormRescale, Region, ScalingVis
 from adaptvis.errors import ConfigError, UnsupportedError
 from adaptvis.vllm import extra_args
 from adaptvis.vllm.parameters import ServerSteering, Ticket, read_request, read_server, ticket_of
@@ -87,6 +89,28 @@ def test_regions_are_refused() -> None:
     region = Region(box=(0, 0, 1, 1), image_size=(4, 4))
     with pytest.raises(ConfigError, match="regions"):
         extra_args(ScalingVis(alpha=2.0, regions=(region,)))
+
+
+@pytest.mark.parametrize("as_text", [False, True])
+def test_amplification_is_refused_before_its_file_is_opened(tmp_path, as_text) -> None:
+    config = {"method": "amplify", "alpha": 2.0, "directions": str(tmp_path / "missing")}
+    whole = json.dumps(config) if as_text else config
+    with pytest.raises(ConfigError, match="amplify is not available in vLLM, which shares image"):
+        read_request({"adaptvis": whole}, None)
+    with pytest.raises(ConfigError, match="amplify is not available"):
+        read_request({"adaptvis_method": "amplify", "adaptvis_alpha": 2.0}, None)
+    with pytest.raises(ConfigError, match="amplify is not available"):
+        extra_args(config)
+
+
+def test_a_server_does_not_amplify_either(tmp_path) -> None:
+    directions = tmp_path / "directions.safetensors"
+    directions.write_bytes(b"anything")
+    config = Amplify(directions=directions, alpha=2.0)
+    with pytest.raises(ConfigError, match="amplify is not available"):
+        read_server({"adaptvis": config.to_dict()})
+    with pytest.raises(ConfigError, match="amplify is not available"):
+        extra_args(config)
 
 
 def test_a_server_takes_one_of_each_kind() -> None:

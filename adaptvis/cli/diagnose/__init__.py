@@ -4,8 +4,10 @@ import typer
 
 from adaptvis.cli.diagnose.attention import attention
 from adaptvis.cli.diagnose.compression import compression
+from adaptvis.cli.diagnose.interchange import interchange
 from adaptvis.cli.diagnose.norms import norms
 from adaptvis.cli.diagnose.permutation import permutation
+from adaptvis.cli.diagnose.probes import probes
 from adaptvis.cli.diagnose.report import report
 from adaptvis.cli.diagnose.rope import rope
 
@@ -25,4 +27,6 @@ diagnose.command("permutation")(permutation)
 diagnose.command("compression")(compression)
 diagnose.command("attention")(attention)
 diagnose.command("rope")(rope)
+diagnose.command("interchange")(interchange)
+diagnose.command("probes")(probes)
 diagnose.command("report")(report)

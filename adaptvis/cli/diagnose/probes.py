@@ -1,0 +1,202 @@
+"""`adaptvis diagnose probes`."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, cast
+
+import typer
+
+from adaptvis.cli.diagnose.options import (
+    DEFAULT_MODEL,
+    DataOption,
+    DtypeOption,
+    MethodOption,
+    ModelOption,
+    OutputOption,
+    PartOption,
+    PresetOption,
+    SeedOption,
+    TaskOption,
+    TrustRemoteCodeOption,
+    finish,
+    load,
+    output_folder,
+    questions,
+    steering,
+    task_of,
+)
+from adaptvis.errors import ConfigError, unknown_name
+
+if TYPE_CHECKING:
+    from adaptvis.data.scenes import Part
+    from adaptvis.diagnostics.amplification import AmplificationResult
+    from adaptvis.hf.engine import HFEngine
+
+__all__ = ["DIRECTIONS_FILE", "probes"]
+
+DIRECTIONS_FILE = "directions.safetensors"
+
+
+def probes(
+    model: ModelOption = DEFAULT_MODEL,
+    kind: Annotated[
+        str, typer.Option(help="Things in the pictures: squares, shapes or objects.")
+    ] = "squares",
+    training: Annotated[
+        str,
+        typer.Option(
+            help="How directions are fitted: least_squares, or published (200 steps of AdamW)."
+        ),
+    ] = "least_squares",
+    amplify: Annotated[
+        bool,
+        typer.Option(
+            "--amplify",
+            help="Also measure a task's accuracy under amplification of the directions, and of "
+            "random ones.",
+        ),
+    ] = False,
+    task: TaskOption = "2ds",
+    data: DataOption = None,
+    part: PartOption = "test",
+    limit: Annotated[
+        int,
+        typer.Option(
+            help="With --amplify: items to answer. An item of 2ds is a relation that is asked both "
+            "ways, of other tasks a question.",
+            min=1,
+        ),
+    ] = 50,
+    alphas: Annotated[
+        str, typer.Option(help="With --amplify: coefficients above 0, separated by commas.")
+    ] = "1,2,3,5,8,11,15",
+    axes: Annotated[
+        str | None,
+        typer.Option(
+            help="With --amplify: horizontal, vertical or both, separated by a comma.",
+            show_default="both",
+        ),
+    ] = None,
+    controls: Annotated[
+        int, typer.Option(help="With --amplify: sets of random directions beside the probe's.")
+    ] = 2,
+    batch_size: Annotated[
+        int | None,
+        typer.Option(
+            help="Pictures or questions at once. Default: 64 for embedded models, 1 for others.",
+            show_default=False,
+            min=1,
+        ),
+    ] = None,
+    seed: SeedOption = 0,
+    preset: PresetOption = None,
+    method: MethodOption = None,
+    dtype: DtypeOption = "auto",
+    trust_remote_code: TrustRemoteCodeOption = False,
+    output: OutputOption = None,
+) -> None:
+    """Whether object tokens tell places linearly; directions to amplify, and what that does.
+
+    Writes directions.safetensors for `{"method": "amplify"}` of `adaptvis eval` and for
+    `adaptvis tune --amplify`. Amplification is measured beside random directions of the same norms.
+
+    Examples:
+
+    * `adaptvis diagnose probes -m tiny-2ds-seed1 -o mechanisms`
+    * `adaptvis diagnose probes -m tiny-2ds-shortcut-seed1 --amplify --task 2ds --limit 50`
+    """
+    from adaptvis.cli.models import embedded_models, resolve_model
+    from adaptvis.cli.progress import Bars
+    from adaptvis.data.three_objects import KINDS
+    from adaptvis.diagnostics.linear_probe import TRAININGS
+    from adaptvis.diagnostics.probes import measure_probes
+
+    if kind not in KINDS:
+        raise ConfigError(unknown_name("kind", kind, KINDS))
+    if training not in TRAININGS:
+        raise ConfigError(unknown_name("training", training, TRAININGS))
+    ladder = _numbers(alphas)
+    name = resolve_model(model).name
+    size = batch_size or (64 if name in embedded_models() else 1)
+    config = steering(model, preset=preset, method=method)
+    if amplify and config is not None:
+        raise ConfigError("--amplify measures a method of its own; leave --preset and --method out")
+    chosen = _items(task, data, part, limit, seed) if amplify else None
+    folder = output_folder(output)
+    engine = load(model, dtype=dtype, trust_remote_code=trust_remote_code)
+    with Bars() as bars:
+        result = measure_probes(
+            engine,
+            kind=kind,
+            directions=folder / DIRECTIONS_FILE,
+            training=training,
+            config=config,
+            batch_size=size,
+            seed=seed,
+            settings={"model": name},
+            progress=bars.show,
+        )
+    finish(result, folder)
+    if chosen is None:
+        return
+    with Bars() as bars:
+        amplified = _amplified(
+            engine,
+            folder,
+            chosen,
+            alphas=ladder,
+            axes=None if axes is None else tuple(axis.strip() for axis in axes.split(",")),
+            controls=controls,
+            batch_size=size,
+            seed=seed,
+            model=name,
+            progress=bars.show,
+        )
+    finish(amplified, folder)
+
+
+def _items(task: str, data: str | None, part: str, limit: int, seed: int) -> dict[str, Any]:
+    """Task, samples, the item of each sample, and what to call them."""
+    from adaptvis.tasks import PARTS
+
+    if part not in PARTS:
+        raise ConfigError(unknown_name("part", part, PARTS))
+    chosen = task_of(task, data)
+    if chosen.name != "2ds" or data is not None:
+        samples = questions(chosen, part=part, limit=limit)
+        return {"task": chosen, "samples": samples, "items": None, "name": chosen.name}
+    from adaptvis.data.relation_pairs import relation_pairs
+    from adaptvis.tasks.generated import task_samples
+
+    if part == "all":
+        raise ConfigError(f"Relations of 2ds have a validation and a test part, got {part!r}")
+    samples = task_samples(relation_pairs(cast("Part", part), limit, seed))
+    items = [sample.image_id for sample in samples]
+    return {"task": chosen, "samples": samples, "items": items, "name": "2ds, relations both ways"}
+
+
+def _amplified(
+    engine: "HFEngine", folder: Path, chosen: dict[str, Any], *, model: str, **options: Any
+) -> "AmplificationResult":
+    from adaptvis.diagnostics.amplification import measure_amplification
+
+    return measure_amplification(
+        engine,
+        folder / DIRECTIONS_FILE,
+        chosen["task"],
+        chosen["samples"],
+        items=chosen["items"],
+        settings={"model": model, "task": chosen["name"]},
+        **options,
+    )
+
+
+def _numbers(text: str) -> tuple[float, ...]:
+    try:
+        values = tuple(float(part) for part in text.split(","))
+    except ValueError:
+        values = ()
+    if not values or not all(0 < value <= 100 for value in values):
+        raise ConfigError(
+            f"--alphas takes numbers above 0 and at most 100 such as 1,5,15, got {text!r}"
+        )
+    return values

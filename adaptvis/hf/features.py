@@ -1,0 +1,35 @@
+"""Editing the image tokens that ``get_image_features`` returns."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from torch import Tensor
+
+from adaptvis.errors import UnsupportedError
+
+__all__ = ["edit_features"]
+
+
+def edit_features(outputs: Any, edit: Callable[[Tensor], Tensor], method: str) -> Any:
+    """Edit every tensor of projected image tokens, keeping the type of ``outputs``.
+
+    Args:
+        outputs: a model output whose ``pooler_output`` is a tensor [..., D] or a sequence of them.
+        method: who asks, for the message.
+
+    Raises:
+        UnsupportedError: the model returned something else.
+    """
+    features = getattr(outputs, "pooler_output", None)
+    if features is None:
+        raise UnsupportedError(
+            f"{method} expects get_image_features to return a model output with pooler_output; "
+            "call the model with return_dict=True"
+        )
+    if isinstance(features, Tensor):
+        outputs.pooler_output = edit(features)
+    else:
+        outputs.pooler_output = type(features)(edit(feature) for feature in features)
+    return outputs
