@@ -8,11 +8,17 @@ from pathlib import Path
 from typing import Any
 
 from adaptvis.config import SteeringConfig
+from adaptvis.diagnostics.amplification import measure_amplification
+from adaptvis.diagnostics.attention.maps import measure_attention_maps
+from adaptvis.diagnostics.attention.measure import measure_attention
 from adaptvis.diagnostics.compression import study_compression
+from adaptvis.diagnostics.interchange import measure_interchange
 from adaptvis.diagnostics.norms import measure_norms
 from adaptvis.diagnostics.permutation import permutation_test
 from adaptvis.diagnostics.prefill import Progress, silent
+from adaptvis.diagnostics.probes import measure_probes
 from adaptvis.diagnostics.results import Result
+from adaptvis.diagnostics.rope.measure import measure_rope
 from adaptvis.hf.engine import HFEngine
 from adaptvis.tasks import Sample, Task
 
@@ -83,5 +89,65 @@ INSTRUMENTS: tuple[Instrument, ...] = (
     ),
     Instrument(
         "compression", 300, lambda s: study_compression(s.engine, s.task, s.samples, **s.options)
+    ),
+    Instrument(
+        "attention", 150, lambda s: measure_attention(s.engine, s.task, s.samples, **s.options)
+    ),
+    Instrument(
+        "attention-maps",
+        24,
+        lambda s: measure_attention_maps(
+            s.engine,
+            s.samples[:: max(1, len(s.samples) // 4)][:4],
+            config=s.config,
+            settings=s.settings,
+            progress=s.progress,
+        ),
+        command=("attention",),
+    ),
+    Instrument(
+        "rope",
+        150,
+        lambda s: measure_rope(
+            s.engine, s.samples, config=s.config, settings=s.settings, progress=s.progress
+        ),
+        options=(*TASK_OPTIONS, "seed", *STEERING_OPTIONS),
+    ),
+    Instrument(
+        "interchange",
+        None,
+        lambda s: measure_interchange(s.engine, **s.options),
+        options=("seed", "batch-size", *STEERING_OPTIONS),
+    ),
+    Instrument(
+        "probes",
+        None,
+        lambda s: measure_probes(
+            s.engine,
+            directions=s.folder / "directions.safetensors",
+            batch_size=s.batch_size,
+            seed=s.seed,
+            settings=s.settings,
+            progress=s.progress,
+        ),
+        options=("seed", "batch-size"),
+    ),
+    Instrument(
+        "amplification",
+        60,
+        lambda s: measure_amplification(
+            s.engine,
+            s.folder / "directions.safetensors",
+            s.task,
+            s.samples,
+            alphas=(1.0, 3.0, 8.0),
+            controls=1,
+            batch_size=s.batch_size,
+            seed=s.seed,
+            settings=s.settings,
+            progress=s.progress,
+        ),
+        command=("probes", "--amplify", "--alphas", "1,3,8", "--controls", "1"),
+        options=(*TASK_OPTIONS, "seed", "batch-size"),
     ),
 )
