@@ -96,7 +96,7 @@ def measured(folder: Path, variant: str, seed: int, limit: int) -> Run:
         "seed": seed,
         "accuracy": accuracies(folder, model),
         "PSI": 100 * permutation["PSI"],
-        "entropy": attention["last prompt token, unsteered"]["entropy (mean, low, high)"][0],
+        "entropy": attention["text rows, unsteered"]["entropy (mean, low, high)"][0],
         "image norms": norms["image tokens"],
         "text norms": norms["embedding table"],
         "loss": losses(model),
@@ -181,7 +181,7 @@ def main(
     (RESULTS / "variants.md").write_text(
         "# The tiny variants\n\n"
         f"`{command}`: mean over {seeds} seeds (smallest-largest). Accuracy in % on the 3000 test "
-        "questions of 2DS; PSI in %, attention entropy (last prompt token, mean of layers and "
+        "questions of 2DS; PSI in %, attention entropy (mean of text rows behind the image, as in the paper's table 4, layers and "
         f"heads) and norms on {limit} of them. Below, the paper's figures for LLaVA-1.5-7B on its "
         "own 2DS, for orientation.\n\n" + "\n".join(lines) + "\n\n![training loss](variants.png)\n"
     )
