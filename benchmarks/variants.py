@@ -181,9 +181,11 @@ def main(
     (RESULTS / "variants.md").write_text(
         "# The tiny variants\n\n"
         f"`{command}`: mean over {seeds} seeds (smallest-largest). Accuracy in % on the 3000 test "
-        "questions of 2DS; PSI in %, attention entropy (of the text rows behind the image, as in the "
-        f"paper's table 4; mean of layers and heads) and norms on {limit} of them. Below, the paper's figures for LLaVA-1.5-7B on its "
-        "own 2DS, for orientation.\n\n" + "\n".join(lines) + "\n\n![training loss](variants.png)\n"
+        "questions of 2DS; PSI in %, attention entropy (of the text rows behind the image, as in "
+        f"the paper's table 4; mean of layers and heads) and norms on {limit} of them. Below, the "
+        "paper's figures for LLaVA-1.5-7B on its own 2DS, for orientation.\n\n"
+        + "\n".join(lines)
+        + "\n\n![training loss](variants.png)\n"
     )
     plot(runs, RESULTS / "variants.png")
     if readme:
