@@ -52,6 +52,8 @@ def test_the_result_loads_and_generates(multilayer):
     assert model.config.vision_feature_layer == [1, 2, 3, 4]
     assert model.config.normalize
     assert model.dtype == torch.float32
+    # The Trainer switches the cache off, for itself; nobody else should find that in the file.
+    assert "use_cache" not in json.loads((multilayer / "config.json").read_text())
     inputs = processor(
         images=Image.new("RGB", (56, 56)),
         text="USER: <image>\nwhat? ASSISTANT:",
