@@ -24,7 +24,6 @@ from statistics import median
 from typing import Any
 
 import torch
-from adaptvis.training.llava.data import write_two_ds
 from torch import nn
 from transformers import CLIPVisionConfig, LlamaConfig
 
@@ -32,6 +31,7 @@ from adaptvis.models import AdaptVisLlavaConfig, AdaptVisLlavaForConditionalGene
 from adaptvis.steering.backend import normalize_projection
 from adaptvis.training.llava import load_recipe
 from adaptvis.training.llava.base import begin
+from adaptvis.training.llava.data import write_two_ds
 from adaptvis.training.llava.freezing import prepare
 from adaptvis.training.llava.stage_data import Source, collator_of, dataset_of
 
