@@ -103,7 +103,8 @@ def read_config(source: str | Path) -> Any:
             f"The folder {source} holds no model: it has no config.json; give the folder that "
             "save_pretrained wrote"
         )
-    with readable("a configuration", source):
+    asked = "" if path.is_dir() else " (no folder of that name exists, so the hub was asked)"
+    with readable("a configuration", f"{source}{asked}"):
         return AutoConfig.from_pretrained(source)
 
 

@@ -193,6 +193,11 @@ def test_wrong_parts_are_refused_in_one_sentence(sources, tmp_path):
         assemble(sources["text"], sources["clip"], compression=7)
 
 
+def test_a_mistyped_folder_is_told_as_one(sources):
+    with pytest.raises(CheckpointError, match="no folder of that name exists"):
+        assemble("tutorial/language-modle", sources["clip"])
+
+
 def test_an_image_processor_of_another_size_is_refused(sources, tmp_path):
     hf.CLIPVisionModel(vision_config(image_size=48)).save_pretrained(tmp_path)
     hf.CLIPImageProcessorPil(

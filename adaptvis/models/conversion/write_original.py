@@ -95,7 +95,9 @@ def _own_settings(config: AdaptVisLlavaConfig) -> dict[str, Any]:
     if config.normalize and norms != (PAPER_TARGET_MEAN, PAPER_MAX_NORM, PAPER_EPS):
         raise _refused(
             f"its target_mean, max_norm and norm_eps are {norms}, and there they are fixed at "
-            f"{PAPER_TARGET_MEAN}, {PAPER_MAX_NORM} and {PAPER_EPS}"
+            f"{PAPER_TARGET_MEAN}, {PAPER_MAX_NORM} and {PAPER_EPS}; train one at those norms "
+            f"(adaptvis train --set target_mean={PAPER_TARGET_MEAN} --set "
+            f"max_norm={PAPER_MAX_NORM})"
         )
     features = {strategy: feature for feature, strategy in FEATURES.items()}
     settings: dict[str, Any] = {

@@ -20,6 +20,7 @@ def write_model(model: Any, processor: Any, folder: Path) -> None:
     """Write model and processor into a folder that is there when it is whole."""
     part = folder.with_name(f".{folder.name}.part")
     shutil.rmtree(part, ignore_errors=True)
+    vars(model.config).pop("use_cache", None)  # false: the Trainer's choice, for training alone
     model.save_pretrained(part)
     processor.save_pretrained(part)
     for path in part.iterdir():
