@@ -118,7 +118,10 @@ def _finish(
     trained: Trained, processor: Any, recipe: Recipe, output: Path, probe: dict[str, Any]
 ) -> None:
     dtype = getattr(torch, recipe.save_dtype)
-    model = trained.model.to(dtype)
+    model = trained.model
+    # Not the buffers: a loaded model keeps the rotary frequencies in float32.
+    for parameter in model.parameters():
+        parameter.data = parameter.data.to(dtype)
     model.config.dtype = dtype
     folder = output / ".finished"
     _write(model, processor, folder)

@@ -134,7 +134,8 @@ def _silence(trainer: StageTrainer) -> None:
 def _collected(trainer: StageTrainer, lora: bool, steps: int) -> Trained:
     wait()
     accelerator = trainer.accelerator
-    model = accelerator.unwrap_model(trainer.model_wrapped)
+    # Without the autocast that accelerate puts around forward, and that a loaded model has not.
+    model = accelerator.unwrap_model(trainer.model_wrapped, keep_fp32_wrapper=False)
     if trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled:
         state = accelerator.get_state_dict(trainer.model_wrapped)
         return Trained(whole_model(model.config, state) if is_first() else None, steps)

@@ -101,6 +101,21 @@ def test_lora_is_merged_and_leaves_tables_and_tower_alone(small, tmp_path):
     assert values[4] < 1e-3 * values[0]
 
 
+BF16 = ("precision=bfloat16", "save_dtype=bfloat16")
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [BF16, BF16[:1], BF16[1:], (*BF16, "gradient_checkpointing=true"), (*BF16, "lora.rank=4")],
+)
+def test_a_run_in_bfloat16_ends_with_a_checked_model(small, tmp_path, settings):
+    recipe = small("tiny-2ds-normalize", *settings)
+    output = run_recipe(recipe, tmp_path / "run", Settings(seed=1, max_steps=1))
+    assert json.loads((output / "training.json").read_text())["status"] == "finished"
+    dtypes = {tensor.dtype for tensor in load_file(output / "model.safetensors").values()}
+    assert dtypes == {getattr(torch, recipe.save_dtype)}
+
+
 def test_a_loss_that_is_not_finite_stops_and_keeps_the_last_checkpoint(small, tmp_path):
     recipe = small(
         "tiny-2ds-normalize", "stages.stage-2.steps=40", "stages.stage-2.learning_rate=1e18"
