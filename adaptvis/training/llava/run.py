@@ -17,6 +17,7 @@ from adaptvis.training.llava.disk import full_disk_is_told
 from adaptvis.training.llava.finish import logits_of, move_up, verify, write_model
 from adaptvis.training.llava.processes import (
     by_the_first,
+    first_before_others,
     is_first,
     processes,
     require_launchable,
@@ -57,8 +58,8 @@ def run_recipe(
     """
     settings = settings or Settings()
     require_launchable(lora=any(recipe.uses_lora(stage) for stage in recipe.stages))
-    require_reporters(settings.report_to)
-    require_given(recipe)
+    by_the_first(lambda: require_reporters(settings.report_to))
+    by_the_first(lambda: require_given(recipe))
     identity = {
         "recipe": recipe.model_dump(mode="json"),
         "seed": settings.seed,
@@ -67,11 +68,12 @@ def run_recipe(
     by_the_first(lambda: begin_record(output, identity, resume=resume))
     if (read_record(output) or {}).get("status") == "finished":
         return output
-    by_the_first(lambda: locate(recipe, output, settings.seed))
-    sources = locate(recipe, output, settings.seed)
+    sources = first_before_others(lambda: locate(recipe, output, settings.seed))
     by_the_first(lambda: _describe(output, sources))
-    model, processor = begin(recipe, settings.seed)
-    datasets = {s.name: dataset_of(s, sources[s.name], processor) for s in recipe.stages}
+    model, processor = first_before_others(lambda: begin(recipe, settings.seed))
+    datasets = first_before_others(
+        lambda: {s.name: dataset_of(s, sources[s.name], processor) for s in recipe.stages}
+    )
     by_the_first(lambda: require_usable(datasets.values()))
     trained: Trained | None = None
     for place, stage in enumerate(recipe.stages):

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from transformers import AutoModelForImageTextToText, set_seed
 
+from adaptvis.errors import AdaptVisError
 from adaptvis.training.llava.callbacks import (
     Epochs,
     Guard,
@@ -63,6 +66,7 @@ def train_stage(
 
     Raises:
         TrainingStopped: loss or gradient is not finite any more.
+        DataError: an image cannot be decoded, in this process or in one that reads data for it.
         OutputError: there is not, or no longer, room for checkpoints.
     """
     by_the_first(lambda: remove_incomplete(folder))
@@ -102,9 +106,22 @@ def train_stage(
         ],
     )
     _silence(trainer)
-    with full_disk_is_told(folder):
+    with full_disk_is_told(folder), _one_sentence():
         trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     return _collected(trainer, recipe.uses_lora(stage), total)
+
+
+@contextmanager
+def _one_sentence() -> Iterator[None]:
+    """What a data worker raised, without the traceback that torch makes its message."""
+    try:
+        yield
+    except AdaptVisError as error:
+        message = str(error)
+        if not message.startswith("Caught "):
+            raise
+        last = message.strip().splitlines()[-1]
+        raise type(error)(last.partition(f"{type(error).__name__}: ")[2] or last) from None
 
 
 def total_steps(stage: Stage, conversations: int, max_steps: int | None) -> int:

@@ -17,21 +17,25 @@ def curve(folder):
     return [x["stage"] for x in lines], [x["loss"] for x in lines], [x["grad_norm"] for x in lines]
 
 
-def test_two_processes_have_the_loss_curve_of_one(small, tmp_path):
-    one = run_recipe(small(), tmp_path / "one", Settings(seed=1))
-    two = tmp_path / "two"
+def launch(*command):
     launched = [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu"]
-    launched += ["--num_processes", "2", "--main_process_port", "0", "-m", "adaptvis"]
-    command = ["train", "--recipe", "tiny-2ds-normalize", "--seed", "1", "--output", str(two)]
-    for setting in SMALL:
-        command += ["--set", setting]
-    done = subprocess.run(
+    launched += ["--num_processes", "2", "--main_process_port", "0"]
+    return subprocess.run(
         [*launched, *command],
         capture_output=True,
         text=True,
         timeout=300,
         env={**os.environ, "OMP_NUM_THREADS": "1"},
     )
+
+
+def test_two_processes_have_the_loss_curve_of_one(small, tmp_path):
+    one = run_recipe(small(), tmp_path / "one", Settings(seed=1))
+    two = tmp_path / "two"
+    command = ["-m", "adaptvis", "train", "--recipe", "tiny-2ds-normalize", "--seed", "1", "--output", str(two)]
+    for setting in SMALL:
+        command += ["--set", setting]
+    done = launch(*command)
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("Wrote") == 1
     assert json.loads((two / "training.json").read_text())["processes"] == 2
@@ -39,6 +43,48 @@ def test_two_processes_have_the_loss_curve_of_one(small, tmp_path):
     assert stages == stages_of_one
     assert losses == pytest.approx(losses_of_one, rel=1e-4)
     assert norms == pytest.approx(norms_of_one, rel=1e-3)
+
+
+FAILING = """
+import sys
+from pathlib import Path
+import adaptvis.training.llava as llava
+from adaptvis.cli.training.two_stages import train_two_stages
+from adaptvis.errors import AdaptVisError, DataError
+from adaptvis.training.llava import processes
+
+def divide():
+    1 / 0
+
+def fail(*_, **__):
+    try:
+        processes.by_the_first(divide)
+    except Exception as error:
+        print(f"{processes.rank()} caught {type(error).__name__}\\n", end="", flush=True)
+    if processes.rank() == 1:
+        raise DataError("picture 5 is torn")
+    processes.wait()
+
+llava.run_recipe = fail
+try:
+    train_two_stages(None, Path(), seed=0, resume=False, max_steps=1, report_to=())
+except AdaptVisError as error:
+    print(error, file=sys.stderr)
+    sys.exit(2)
+"""
+
+
+def test_a_failure_in_one_process_is_said_once_and_ends_all(tmp_path):
+    script = tmp_path / "failing.py"
+    script.write_text(FAILING)
+    done = launch(script)
+    assert done.returncode != 0
+    assert sorted(done.stdout.split("\n")) == [
+        "",
+        "0 caught ZeroDivisionError",
+        "1 caught FirstProcessFailed",
+    ]
+    assert done.stderr.count("In process 1 of 2: picture 5 is torn") == 1
 
 
 def test_sharding_without_a_gpu_is_refused(small, tmp_path, monkeypatch):

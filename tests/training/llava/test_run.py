@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
 from adaptvis.errors import CheckpointError, ConfigError, DataError, OutputError, UnsupportedError
-from adaptvis.training.llava import Settings, disk, run_recipe
+from adaptvis.training.llava import Settings, disk, override, run_recipe
 from adaptvis.training.llava.callbacks import TrainingStopped
 from adaptvis.training.llava.checkpoints import last_complete, step_of
 from adaptvis.training.llava.finish import whole_model
@@ -160,6 +160,19 @@ def test_bad_conversations_are_found_before_the_first_step(small, tmp_path, imag
     with pytest.raises(DataError, match=said):
         run_recipe(recipe, tmp_path / "run", Settings(seed=1))
     assert not (tmp_path / "run" / "train_log.jsonl").exists()
+
+
+def test_what_a_data_worker_raises_is_one_sentence(small, tmp_path):
+    turns = [{"from": "human", "value": "<image>\nwhat?"}, {"from": "gpt", "value": "red"}]
+    recipe = given(small, tmp_path, {"id": "a", "image": "half.png", "conversations": turns})
+    recipe = override(recipe, ["stages.stage-2.workers=1"])
+    whole = (tmp_path / "images" / "there.png").read_bytes()
+    (tmp_path / "images" / "half.png").write_bytes(whole[: len(whole) - 30])
+    with pytest.raises(DataError) as caught:
+        run_recipe(recipe, tmp_path / "run", Settings(seed=1, max_steps=1))
+    assert "\n" not in str(caught.value)
+    assert str(caught.value).startswith(f"{tmp_path / 'data.json'}, ")
+    assert "half.png" in str(caught.value)
 
 
 def test_data_that_was_not_given_is_asked_for(small, tmp_path):
