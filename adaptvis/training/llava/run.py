@@ -26,6 +26,7 @@ from adaptvis.training.llava.processes import (
 from adaptvis.training.llava.recipe import Recipe
 from adaptvis.training.llava.record import LOG, begin_record, read_record, update_record
 from adaptvis.training.llava.reporters import require_reporters
+from adaptvis.training.llava.sharing import require_shareable
 from adaptvis.training.llava.stage import Settings, Trained, train_stage
 from adaptvis.training.llava.stage_data import (
     Source,
@@ -60,6 +61,7 @@ def run_recipe(
     require_launchable(lora=any(recipe.uses_lora(stage) for stage in recipe.stages))
     by_the_first(lambda: require_reporters(settings.report_to))
     by_the_first(lambda: require_given(recipe))
+    by_the_first(lambda: require_shareable(recipe, processes()))
     identity = {
         "recipe": recipe.model_dump(mode="json"),
         "seed": settings.seed,

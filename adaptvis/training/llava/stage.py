@@ -23,12 +23,11 @@ from adaptvis.training.llava.checkpoints import last_complete, remove_incomplete
 from adaptvis.training.llava.disk import full_disk_is_told, require_room
 from adaptvis.training.llava.finish import whole_model
 from adaptvis.training.llava.freezing import prepare, trainable_parameters
-from adaptvis.training.llava.processes import by_the_first, is_first, processes, wait
+from adaptvis.training.llava.processes import by_the_first, is_first, wait
 from adaptvis.training.llava.recipe import Recipe, Stage
 from adaptvis.training.llava.stage_data import collator_of
 from adaptvis.training.llava.trainer import (
     StageTrainer,
-    accumulation,
     make_sampler,
     training_arguments,
 )
@@ -128,9 +127,7 @@ def total_steps(stage: Stage, conversations: int, max_steps: int | None) -> int:
     """Optimiser steps of a stage, as the Trainer counts them."""
     steps = stage.steps
     if steps is None:
-        world = processes()
-        batches = math.ceil(conversations / (stage.per_device_batch * world))
-        an_epoch = math.ceil(batches / accumulation(stage, world))
+        an_epoch = math.ceil(conversations / stage.global_batch)
         steps = math.ceil((stage.epochs or 1) * an_epoch)
     return steps if max_steps is None else min(steps, max_steps)
 

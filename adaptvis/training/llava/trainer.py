@@ -11,12 +11,12 @@ from torch.utils.data import Sampler
 from torch.utils.data.distributed import DistributedSampler
 from transformers import Trainer, TrainingArguments
 
-from adaptvis.errors import ConfigError
 from adaptvis.training.llava.data import ModalityLengthSampler
 from adaptvis.training.llava.processes import on_cpu, processes
 from adaptvis.training.llava.recipe import Recipe, Stage
+from adaptvis.training.llava.sharing import share_of
 
-__all__ = ["StageTrainer", "accumulation", "make_sampler", "training_arguments"]
+__all__ = ["StageTrainer", "make_sampler", "training_arguments"]
 
 
 class StageTrainer(Trainer):
@@ -43,23 +43,6 @@ def make_sampler(stage: Stage, lengths: list[int], seed: int) -> Sampler[int]:
     return DistributedSampler(range(len(lengths)), num_replicas=1, rank=0, seed=seed)  # type: ignore[arg-type]
 
 
-def accumulation(stage: Stage, world: int) -> int:
-    """Micro-batches per process and optimiser step.
-
-    Raises:
-        ConfigError: the global batch cannot be dealt evenly.
-    """
-    at_once = stage.per_device_batch * world
-    if stage.global_batch % at_once:
-        raise ConfigError(
-            f"{stage.name} has a global batch of {stage.global_batch}, which {world} processes "
-            f"with {stage.per_device_batch} conversations each cannot share evenly; set "
-            f"stages.{stage.name}.per_device_batch so that it divides {stage.global_batch} / "
-            f"{world}"
-        )
-    return stage.global_batch // at_once
-
-
 def training_arguments(
     recipe: Recipe,
     stage: Stage,
@@ -76,14 +59,15 @@ def training_arguments(
         steps: the stage's steps where it goes by steps, else None for its epochs.
         total_steps: either way, for the warm-up's share.
     """
+    share = share_of(stage, processes())
     reach = {"max_steps": steps} if steps else {"num_train_epochs": stage.epochs}
     return TrainingArguments(
         output_dir=str(folder),
         seed=seed,
         data_seed=seed,
         **reach,
-        per_device_train_batch_size=stage.per_device_batch,
-        gradient_accumulation_steps=accumulation(stage, processes()),
+        per_device_train_batch_size=share.at_once,
+        gradient_accumulation_steps=share.times,
         learning_rate=recipe.stage_learning_rate(stage),
         lr_scheduler_type=stage.schedule,
         warmup_steps=math.ceil(stage.warmup * total_steps),

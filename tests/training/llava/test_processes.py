@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 
@@ -9,7 +10,8 @@ import pytest
 from training.llava.small import SMALL
 
 from adaptvis.errors import ConfigError, UnsupportedError
-from adaptvis.training.llava import Settings, run_recipe
+from adaptvis.training.llava import Settings, load_recipe, override, run_recipe
+from adaptvis.training.llava.sharing import share_of
 
 
 def curve(folder):
@@ -32,7 +34,17 @@ def launch(*command):
 def test_two_processes_have_the_loss_curve_of_one(small, tmp_path):
     one = run_recipe(small(), tmp_path / "one", Settings(seed=1))
     two = tmp_path / "two"
-    command = ["-m", "adaptvis", "train", "--recipe", "tiny-2ds-normalize", "--seed", "1", "--output", str(two)]
+    command = [
+        "-m",
+        "adaptvis",
+        "train",
+        "--recipe",
+        "tiny-2ds-normalize",
+        "--seed",
+        "1",
+        "--output",
+        str(two),
+    ]
     for setting in SMALL:
         command += ["--set", setting]
     done = launch(*command)
@@ -101,10 +113,29 @@ def test_a_reporter_that_is_not_there_is_told(small, tmp_path, monkeypatch, name
         run_recipe(small(), tmp_path / "run", Settings(report_to=(name,)))
 
 
-def test_a_global_batch_that_cannot_be_shared_is_told(small):
-    from adaptvis.training.llava.trainer import accumulation
+def test_what_processes_do_at_once_shrinks_to_fit_the_global_batch():
+    first, second = load_recipe("llava-1.5-7b-normalize").stages
+    assert [share_of(first, n) for n in (1, 8, 16, 256)] == [(32, 8), (32, 1), (16, 1), (1, 1)]
+    assert [share_of(second, n) for n in (8, 16)] == [(16, 1), (8, 1)]
 
-    stage = small().stages[0]
-    assert [accumulation(stage, world) for world in (1, 2)] == [2, 1]
-    with pytest.raises(ConfigError, match="3 processes with 2 conversations"):
-        accumulation(stage, 3)
+
+@pytest.mark.parametrize("processes", [3, 512])
+def test_a_global_batch_that_cannot_be_shared_is_told(processes):
+    recipe = load_recipe("llava-1.5-7b-normalize")
+    stage = recipe.stages[0]
+    with pytest.raises(ConfigError, match=f"256, which {processes} processes") as caught:
+        share_of(stage, processes)
+    # Both ways out that the message names are ways out.
+    said = re.search(r"start (\d+) processes, .*set (\S+)$", str(caught.value))
+    assert share_of(stage, int(said[1]))
+    assert share_of(override(recipe, [said[2]]).stages[0], processes)
+
+
+def test_a_second_stage_that_cannot_be_shared_is_told_before_the_first(
+    small, tmp_path, monkeypatch
+):
+    monkeypatch.setattr("adaptvis.training.llava.run.processes", lambda: 4)
+    recipe = small("tiny-2ds-normalize", "stages.stage-2.global_batch=6")
+    with pytest.raises(ConfigError, match="stage-2 has a global batch of 6, which 4 processes"):
+        run_recipe(recipe, tmp_path / "run", Settings(seed=1))
+    assert not (tmp_path / "run").exists()
