@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from transformers import AutoModelForImageTextToText, set_seed
+from transformers import set_seed
 
 from adaptvis.errors import AdaptVisError
 from adaptvis.training.llava.callbacks import (
@@ -70,11 +70,6 @@ def train_stage(
     """
     by_the_first(lambda: remove_incomplete(folder))
     checkpoint = last_complete(folder)
-    if checkpoint is not None and (checkpoint / "config.json").is_file():
-        # The Trainer looks for the names that the weights have in memory, not on disk.
-        model.load_state_dict(
-            AutoModelForImageTextToText.from_pretrained(checkpoint, dtype=model.dtype).state_dict()
-        )
     set_seed(settings.seed)
     model = prepare(model, recipe, stage)
     total = total_steps(stage, len(dataset), settings.max_steps)
@@ -97,7 +92,7 @@ def train_stage(
         processing_class=processor,
         sampler=sampler,
         callbacks=[
-            Guard(stage.name),
+            Guard(stage.name, folder, _rate_setting(recipe, stage)),
             LogFile(log, stage.name, stage.global_batch, settings.progress),
             Epochs(sampler),
             NoCheckpointAtTheEnd(),
@@ -121,6 +116,11 @@ def _one_sentence() -> Iterator[None]:
             raise
         last = message.strip().splitlines()[-1]
         raise type(error)(last.partition(f"{type(error).__name__}: ")[2] or last) from None
+
+
+def _rate_setting(recipe: Recipe, stage: Stage) -> str:
+    lora = recipe.uses_lora(stage) and recipe.lora is not None and recipe.lora.learning_rate
+    return "lora.learning_rate" if lora else f"stages.{stage.name}.learning_rate"
 
 
 def total_steps(stage: Stage, conversations: int, max_steps: int | None) -> int:
