@@ -32,7 +32,10 @@ def launch(*command):
 
 
 def test_two_processes_have_the_loss_curve_of_one(small, tmp_path):
-    one = run_recipe(small(), tmp_path / "one", Settings(seed=1))
+    # 10 conversations in steps of 8, two epochs: each has a last step that must be filled up.
+    over = ["stages.stage-2.limit=10", "stages.stage-2.steps=null", "stages.stage-2.epochs=2"]
+    over += ["stages.stage-2.global_batch=8", "stages.stage-2.per_device_batch=4"]
+    one = run_recipe(small("tiny-2ds-normalize", *over), tmp_path / "one", Settings(seed=1))
     two = tmp_path / "two"
     command = [
         "-m",
@@ -45,14 +48,14 @@ def test_two_processes_have_the_loss_curve_of_one(small, tmp_path):
         "--output",
         str(two),
     ]
-    for setting in SMALL:
+    for setting in (*SMALL, *over):
         command += ["--set", setting]
     done = launch(*command)
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("Wrote") == 1
     assert json.loads((two / "training.json").read_text())["processes"] == 2
     (stages, losses, norms), (stages_of_one, losses_of_one, norms_of_one) = curve(two), curve(one)
-    assert stages == stages_of_one
+    assert stages == stages_of_one == ["stage-1"] * 2 + ["stage-2"] * 4
     assert losses == pytest.approx(losses_of_one, rel=1e-4)
     assert norms == pytest.approx(norms_of_one, rel=1e-3)
 
