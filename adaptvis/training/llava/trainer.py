@@ -39,7 +39,7 @@ class StageTrainer(Trainer):
         super()._load_optimizer_and_scheduler(checkpoint)
         if checkpoint is None or self.is_deepspeed_enabled:
             return
-        schedule = getattr(self.lr_scheduler, "scheduler", self.lr_scheduler)
+        schedule: Any = getattr(self.lr_scheduler, "scheduler", self.lr_scheduler)
         schedule.base_lrs = [self.args.learning_rate for _ in schedule.base_lrs]
         rates = [self.args.learning_rate * at(schedule.last_epoch) for at in schedule.lr_lambdas]
         for group, rate in zip(self.optimizer.param_groups, rates, strict=True):
