@@ -63,10 +63,13 @@ def train(
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Plan the memory of each GPU and stop.")
     ] = False,
-    gpus: Annotated[int, typer.Option(min=1, help="With --dry-run: number of GPUs.")] = 8,
+    gpus: Annotated[
+        int | None, typer.Option(min=1, help="With --dry-run: number of GPUs; 8 if not given.")
+    ] = None,
     gpu_memory: Annotated[
-        float, typer.Option(min=0.1, help="With --dry-run: memory of each, in GB.")
-    ] = 80.0,
+        float | None,
+        typer.Option(min=0.1, help="With --dry-run: memory of each, in GB; 80 if not given."),
+    ] = None,
     listed: Annotated[bool, typer.Option("--list", help="List the recipes and stop.")] = False,
 ) -> None:
     """Train a model by a recipe; `--list` shows what there is.
@@ -104,10 +107,30 @@ def train(
             f"Recipe {recipe!r} trains an embedded model on one CPU thread and takes only --seed, "
             "--base, --resume and --output"
         )
+    _refuse_idle(
+        f"Recipe {recipe!r} takes",
+        recipe in tiny.RECIPES,
+        {"--max-steps": max_steps, "--report-to": report_to},
+    )
+    if base is not None and recipe not in tiny.RECIPES:
+        raise ConfigError(
+            f"Recipe {recipe!r} takes no --base; give the parts it begins with by "
+            "--language-model and --vision-tower"
+        )
+    _refuse_idle(
+        "A run without --dry-run takes", not dry_run, {"--gpus": gpus, "--gpu-memory": gpu_memory}
+    )
+    _refuse_idle(
+        "A --dry-run writes nothing and takes",
+        dry_run,
+        {"--resume": resume, "--max-steps": max_steps, "--report-to": report_to},
+    )
     if dry_run:
         from adaptvis.cli.training.dry_run import memory_table
 
-        out().print(memory_table(recipe_of(given), gpus=gpus, gpu_memory=gpu_memory, seed=seed))
+        out().print(
+            memory_table(recipe_of(given), gpus=gpus or 8, gpu_memory=gpu_memory or 80.0, seed=seed)
+        )
         return
     assert output is not None
     try:
@@ -131,3 +154,10 @@ def train(
         note("interrupted; continue with the same options and --resume")
         raise typer.Exit(130) from None
     out().print(f"Wrote {folder}", markup=False, soft_wrap=True)
+
+
+def _refuse_idle(who: str, applies: bool, options: dict[str, object]) -> None:
+    """Refuse options that would do nothing."""
+    for name, value in options.items():
+        if applies and value:
+            raise ConfigError(f"{who} no {name}; leave it out")

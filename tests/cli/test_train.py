@@ -44,6 +44,10 @@ def test_a_dry_run_needs_no_output_and_writes_nothing(adaptvis, tmp_path):
     fits = {(x[1], x[2]): x[-1] for x in lines if x[0] == "stage-2" and len(x) > 5}
     assert fits["FSDP", "on"] == "yes"
     assert fits["DDP", "on"] == "no"
+    many = adaptvis("train", "--recipe", "llava-1.5-7b-normalize", "--dry-run", "--gpus", 16)
+    assert "takes 256 conversations per step, 16 at once" in " ".join(many.out.split())
+    odd = adaptvis("train", "--recipe", "llava-1.5-7b-normalize", "--dry-run", "--gpus", 3)
+    assert (odd.code, "cannot share evenly" in odd.err) == (2, True)
     assert not list(tmp_path.iterdir())
 
 
@@ -52,6 +56,12 @@ def test_a_dry_run_needs_no_output_and_writes_nothing(adaptvis, tmp_path):
     [
         (["--recipe", "tiny-2ds-normalise", "--output", "m"], "did you mean"),
         (["--recipe", "tiny-2ds", "--lora", "--output", "m"], "one CPU thread"),
+        (["--recipe", "tiny-2ds", "--output", "m", "--max-steps", "3"], "no --max-steps"),
+        (["--recipe", "tiny-2ds", "--output", "m", "--report-to", "wandb"], "no --report-to"),
+        (["--recipe", "tiny-2ds", "--output", "m", "--gpus", "2"], "--dry-run"),
+        (["--recipe", "tiny-2ds-baseline", "--output", "m", "--gpu-memory", "9"], "--dry-run"),
+        (["--recipe", "tiny-2ds-baseline", "--output", "m", "--base", "x"], "--language-model"),
+        (["--recipe", "llava-1.5-7b-baseline", "--dry-run", "--resume"], "writes nothing"),
         (["--recipe", "llava-1.5-7b-baseline", "--output", "m"], "--stage1-data"),
         (["--recipe", "tiny-2ds-baseline", "--output", "m", "--set", "x=1"], "Unknown field 'x'"),
         (["--recipe", "tiny-2ds-baseline", "--output", "m", "--report-to", "x"], "tensorboard"),

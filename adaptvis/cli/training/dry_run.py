@@ -15,10 +15,15 @@ def memory_table(recipe: Any, *, gpus: int, gpu_memory: float, seed: int) -> Gro
 
     Args:
         gpu_memory: of one GPU, in GB (1e9 bytes).
+
+    Raises:
+        ConfigError: so many GPUs cannot share a stage's global batch evenly.
     """
     from adaptvis.training.llava.memory import STRATEGIES, plan, trained_parameters
     from adaptvis.training.llava.shapes import shapes_of
+    from adaptvis.training.llava.sharing import require_shareable
 
+    require_shareable(recipe, gpus)
     shapes = shapes_of(recipe, seed)
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
     for header in ("stage", "strategy", "checkpointing"):
@@ -48,7 +53,7 @@ def memory_table(recipe: Any, *, gpus: int, gpu_memory: float, seed: int) -> Gro
         table.add_section()
     trained = ", ".join(
         f"{stage.name} trains {trained_parameters(recipe, stage, shapes) / 1e6:,.1f} M and "
-        f"{_steps_of(stage)}"
+        f"{_steps_of(stage, gpus)}"
         for stage in recipe.stages
     )
     lines = (
@@ -59,6 +64,9 @@ def memory_table(recipe: Any, *, gpus: int, gpu_memory: float, seed: int) -> Gro
     return Group(Text(lines[0]), table, Text(lines[1]))
 
 
-def _steps_of(stage: Any) -> str:
-    batch = f"takes {stage.global_batch} conversations per step, {stage.per_device_batch} at once"
+def _steps_of(stage: Any, gpus: int) -> str:
+    from adaptvis.training.llava.sharing import share_of
+
+    at_once = share_of(stage, gpus).at_once
+    batch = f"takes {stage.global_batch} conversations per step, {at_once} at once"
     return batch if stage.steps is None else f"{batch}, {stage.steps} steps"

@@ -80,16 +80,20 @@ def train_two_stages(
         The model's folder, or None in the processes that have nothing to say.
 
     Raises:
-        AdaptVisError: as :func:`adaptvis.training.llava.run_recipe` does.
+        AdaptVisError: as :func:`adaptvis.training.llava.run_recipe` does; it names the process
+            where another than the first failed.
     """
     from adaptvis.training.llava import Settings, run_recipe
-    from adaptvis.training.llava.processes import is_first
+    from adaptvis.training.llava.callbacks import TrainingStopped
+    from adaptvis.training.llava.processes import FirstProcessFailed, is_first, processes, rank
 
     if not is_first():
         try:
             run_recipe(recipe, output, Settings(seed, max_steps), resume=resume)
-        except AdaptVisError:
+        except (FirstProcessFailed, TrainingStopped):
             raise SystemExit(2) from None  # the first process says why
+        except AdaptVisError as error:
+            raise AdaptVisError(f"In process {rank()} of {processes()}: {error}") from None
         return None
     with StageBars() as bars:
         settings = Settings(seed, max_steps, tuple(report_to), bars.show)

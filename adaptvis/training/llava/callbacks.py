@@ -12,7 +12,7 @@ from typing import Any
 from transformers import TrainerCallback
 
 from adaptvis.errors import AdaptVisError
-from adaptvis.training.llava.checkpoints import mark_complete
+from adaptvis.training.llava.checkpoints import last_complete, mark_complete
 from adaptvis.training.llava.processes import is_first, wait
 
 __all__ = [
@@ -38,8 +38,9 @@ class TrainingStopped(AdaptVisError):
 class Guard(TrainerCallback):
     """Stops at the first loss or gradient norm that is not finite, before anything is saved."""
 
-    def __init__(self, stage: str) -> None:
-        self.stage = stage
+    def __init__(self, stage: str, folder: Path, learning_rate: str) -> None:
+        """`learning_rate` is the setting that gives it, for the message."""
+        self.stage, self.folder, self.learning_rate = stage, folder, learning_rate
 
     def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **_: Any) -> None:
         """Raises in every process: loss and gradient norm are the same in all."""
@@ -48,9 +49,16 @@ class Guard(TrainerCallback):
             if value is not None and not math.isfinite(value):
                 raise TrainingStopped(
                     f"The {name} became {value} at step {state.global_step} of {self.stage}, so "
-                    "training stopped and the last good checkpoint is kept; try a lower learning "
-                    "rate or a longer warm-up, or look at the data of that step"
+                    f"training stopped and {self._kept()}; with --resume try a lower learning rate "
+                    f"(--set {self.learning_rate}={args.learning_rate / 2:g}) or a longer warm-up, "
+                    "or look at the data of that step"
                 )
+
+    def _kept(self) -> str:
+        kept = last_complete(self.folder)
+        if kept is None:
+            return "there is no checkpoint of this stage yet, which begins anew"
+        return f"the last good checkpoint, {kept}, is kept"
 
 
 class LogFile(TrainerCallback):

@@ -32,9 +32,13 @@ def require_room(folder: Path, parameters: int, trainable: int) -> None:
     free = shutil.disk_usage(folder).free
     if free + held < needed:
         raise OutputError(
-            f"Checkpoints of this run need about {needed / 1e9:.1f} GB in {folder}, and "
-            f"{free / 1e9:.1f} GB are free; free some, or choose another --output"
+            f"Checkpoints of this run need about {_said(needed)} in {folder}, and "
+            f"{_said(free)} are free; free some, or choose another --output"
         )
+
+
+def _said(size: int) -> str:
+    return f"{size / 1e9:.1f} GB" if size >= 1e9 else f"{size / 1e6:.1f} MB"
 
 
 @contextmanager

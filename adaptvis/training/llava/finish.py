@@ -75,6 +75,8 @@ def verify(folder: Path, batch: dict[str, Tensor], expected: Tensor, device: Any
     if not torch.equal(found, expected):
         difference = (found.float() - expected.float()).abs().max().item()
         raise OutputError(
-            f"The model written to {folder} differs from the trained one (logits by up to "
-            f"{difference:.3g}); the disk may be damaged, so train the last steps again"
+            f"The model read back from {folder} differs from the trained one (logits by up to "
+            f"{difference:.3g}), so it was not put in place; the stage's last whole checkpoint is "
+            "kept, so try again with --resume, and if it differs again report it as a fault of "
+            "adaptvis or of this machine"
         )

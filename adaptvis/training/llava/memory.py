@@ -23,6 +23,7 @@ from typing import NamedTuple
 
 from adaptvis.training.llava.recipe import Recipe, Stage
 from adaptvis.training.llava.shapes import Shapes
+from adaptvis.training.llava.sharing import share_of
 
 __all__ = ["STRATEGIES", "Memory", "activation_bytes", "plan", "trained_parameters"]
 
@@ -74,7 +75,11 @@ def activation_bytes(
 def plan(
     recipe: Recipe, stage: Stage, shapes: Shapes, *, gpus: int, strategy: str, checkpointing: bool
 ) -> Memory:
-    """Bytes on each of `gpus` GPUs under one of `STRATEGIES`."""
+    """Bytes on each of `gpus` GPUs under one of `STRATEGIES`.
+
+    Raises:
+        ConfigError: so many GPUs cannot share the stage's global batch evenly.
+    """
     width = 2 if recipe.precision == "bfloat16" else 4
     trained = trained_parameters(recipe, stage, shapes)
     parameters = shapes.total + (shapes.adapters if recipe.uses_lora(stage) else 0)
@@ -93,7 +98,7 @@ def plan(
     }[strategy]
     activations = activation_bytes(
         shapes,
-        batch=stage.per_device_batch,
+        batch=share_of(stage, gpus).at_once,
         tokens=stage.max_length or _LONGEST,
         width=width,
         checkpointing=checkpointing,

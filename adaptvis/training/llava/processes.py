@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from datetime import timedelta
+from typing import TypeVar
 
 import torch
 from accelerate import PartialState
@@ -11,7 +12,19 @@ from accelerate.utils import broadcast_object_list, parse_flag_from_env
 
 from adaptvis.errors import AdaptVisError, UnsupportedError
 
-__all__ = ["by_the_first", "is_first", "on_cpu", "processes", "require_launchable", "wait"]
+__all__ = [
+    "FirstProcessFailed",
+    "by_the_first",
+    "first_before_others",
+    "is_first",
+    "on_cpu",
+    "processes",
+    "rank",
+    "require_launchable",
+    "wait",
+]
+
+Result = TypeVar("Result")
 
 
 def on_cpu() -> bool:
@@ -62,13 +75,23 @@ def wait() -> None:
     _state().wait_for_everyone()
 
 
+def rank() -> int:
+    """Number of this process, over all nodes."""
+    return int(_state().process_index)
+
+
+class FirstProcessFailed(AdaptVisError):
+    """The first process could not do what the others waited for, and says so itself."""
+
+
 def by_the_first(work: Callable[[], object]) -> None:
     """Do the work in the first process while the others wait.
 
-    A failure of the first is raised by all; the others would wait for it for ever.
+    A failure of the first, whatever it is, ends all; the others would wait for hours.
 
     Raises:
-        AdaptVisError: as `work` does.
+        FirstProcessFailed: in the others.
+        Exception: in the first, what `work` raises.
     """
     if processes() == 1:
         work()
@@ -77,9 +100,21 @@ def by_the_first(work: Callable[[], object]) -> None:
     if is_first():
         try:
             work()
-        except AdaptVisError as error:
-            broadcast_object_list([str(error)])
+        except Exception as error:
+            broadcast_object_list([str(error) or type(error).__name__])
             raise
     broadcast_object_list(failure)
     if failure[0] is not None:
-        raise AdaptVisError(failure[0])
+        raise FirstProcessFailed(failure[0])
+
+
+def first_before_others(work: Callable[[], Result]) -> Result:
+    """Do the work in every process, in the first one first, so that a common failure is said once.
+
+    Raises:
+        FirstProcessFailed: in the others, when the first failed.
+        Exception: what `work` raises.
+    """
+    done: list[Result] = []
+    by_the_first(lambda: done.append(work()))
+    return done[0] if done else work()

@@ -17,14 +17,22 @@ from adaptvis.training.llava.disk import full_disk_is_told
 from adaptvis.training.llava.finish import logits_of, move_up, verify, write_model
 from adaptvis.training.llava.processes import (
     by_the_first,
+    first_before_others,
     is_first,
     processes,
     require_launchable,
     wait,
 )
 from adaptvis.training.llava.recipe import Recipe
-from adaptvis.training.llava.record import LOG, begin_record, read_record, update_record
+from adaptvis.training.llava.record import (
+    LOG,
+    begin_record,
+    read_record,
+    untouched_if_refused,
+    update_record,
+)
 from adaptvis.training.llava.reporters import require_reporters
+from adaptvis.training.llava.sharing import require_shareable
 from adaptvis.training.llava.stage import Settings, Trained, train_stage
 from adaptvis.training.llava.stage_data import (
     Source,
@@ -46,7 +54,10 @@ def run_recipe(
     Call it in every process of an `accelerate launch`; only the first writes.
 
     Args:
-        resume: continue the run in `output` from its last whole checkpoint.
+        resume: continue the run in `output` from its last whole checkpoint. Learning rate,
+            warm-up and gradient clipping of the stages that are not done may differ.
+
+    A run that is refused before its first step leaves `output` as it was.
 
     Raises:
         ConfigError: the recipe does not fit its parts, or data was not given.
@@ -57,22 +68,29 @@ def run_recipe(
     """
     settings = settings or Settings()
     require_launchable(lora=any(recipe.uses_lora(stage) for stage in recipe.stages))
-    require_reporters(settings.report_to)
-    require_given(recipe)
+    by_the_first(lambda: require_reporters(settings.report_to))
+    by_the_first(lambda: require_given(recipe))
+    by_the_first(lambda: require_shareable(recipe, processes()))
     identity = {
         "recipe": recipe.model_dump(mode="json"),
         "seed": settings.seed,
         "max_steps": settings.max_steps,
     }
-    by_the_first(lambda: begin_record(output, identity, resume=resume))
-    if (read_record(output) or {}).get("status") == "finished":
-        return output
-    by_the_first(lambda: locate(recipe, output, settings.seed))
-    sources = locate(recipe, output, settings.seed)
+    with untouched_if_refused(output):
+        by_the_first(lambda: begin_record(output, identity, resume=resume))
+        if (read_record(output) or {}).get("status") != "finished":
+            _run(recipe, output, settings)
+    return output
+
+
+def _run(recipe: Recipe, output: Path, settings: Settings) -> None:
+    sources = first_before_others(lambda: locate(recipe, output, settings.seed))
     by_the_first(lambda: _describe(output, sources))
-    model, processor = begin(recipe, settings.seed)
-    datasets = {s.name: dataset_of(s, sources[s.name], processor) for s in recipe.stages}
-    by_the_first(lambda: require_usable(datasets.values()))
+    model, processor = first_before_others(lambda: begin(recipe, settings.seed))
+    datasets = first_before_others(
+        lambda: {s.name: dataset_of(s, sources[s.name], processor) for s in recipe.stages}
+    )
+    by_the_first(lambda: require_usable(datasets))
     trained: Trained | None = None
     for place, stage in enumerate(recipe.stages):
         folder = output / stage.name
@@ -95,7 +113,6 @@ def run_recipe(
         by_the_first(partial(_finish, trained, processor, recipe, output, probe))
         _remove_checkpoints(output / last.name)
     wait()
-    return output
 
 
 def _describe(output: Path, sources: dict[str, Source]) -> None:
@@ -118,7 +135,10 @@ def _finish(
     trained: Trained, processor: Any, recipe: Recipe, output: Path, probe: dict[str, Any]
 ) -> None:
     dtype = getattr(torch, recipe.save_dtype)
-    model = trained.model.to(dtype)
+    model = trained.model
+    # Not the buffers: a loaded model keeps the rotary frequencies in float32.
+    for parameter in model.parameters():
+        parameter.data = parameter.data.to(dtype)
     model.config.dtype = dtype
     folder = output / ".finished"
     _write(model, processor, folder)

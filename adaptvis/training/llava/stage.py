@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from transformers import AutoModelForImageTextToText, set_seed
+from transformers import set_seed
 
+from adaptvis.errors import AdaptVisError
 from adaptvis.training.llava.callbacks import (
     Epochs,
     Guard,
@@ -20,12 +23,11 @@ from adaptvis.training.llava.checkpoints import last_complete, remove_incomplete
 from adaptvis.training.llava.disk import full_disk_is_told, require_room
 from adaptvis.training.llava.finish import whole_model
 from adaptvis.training.llava.freezing import prepare, trainable_parameters
-from adaptvis.training.llava.processes import by_the_first, is_first, processes, wait
+from adaptvis.training.llava.processes import by_the_first, is_first, wait
 from adaptvis.training.llava.recipe import Recipe, Stage
 from adaptvis.training.llava.stage_data import collator_of
 from adaptvis.training.llava.trainer import (
     StageTrainer,
-    accumulation,
     make_sampler,
     training_arguments,
 )
@@ -63,15 +65,11 @@ def train_stage(
 
     Raises:
         TrainingStopped: loss or gradient is not finite any more.
+        DataError: an image cannot be decoded, in this process or in one that reads data for it.
         OutputError: there is not, or no longer, room for checkpoints.
     """
     by_the_first(lambda: remove_incomplete(folder))
     checkpoint = last_complete(folder)
-    if checkpoint is not None and (checkpoint / "config.json").is_file():
-        # The Trainer looks for the names that the weights have in memory, not on disk.
-        model.load_state_dict(
-            AutoModelForImageTextToText.from_pretrained(checkpoint, dtype=model.dtype).state_dict()
-        )
     set_seed(settings.seed)
     model = prepare(model, recipe, stage)
     total = total_steps(stage, len(dataset), settings.max_steps)
@@ -94,7 +92,7 @@ def train_stage(
         processing_class=processor,
         sampler=sampler,
         callbacks=[
-            Guard(stage.name),
+            Guard(stage.name, folder, _rate_setting(recipe, stage)),
             LogFile(log, stage.name, stage.global_batch, settings.progress),
             Epochs(sampler),
             NoCheckpointAtTheEnd(),
@@ -102,18 +100,34 @@ def train_stage(
         ],
     )
     _silence(trainer)
-    with full_disk_is_told(folder):
+    with full_disk_is_told(folder), _one_sentence():
         trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     return _collected(trainer, recipe.uses_lora(stage), total)
+
+
+@contextmanager
+def _one_sentence() -> Iterator[None]:
+    """What a data worker raised, without the traceback that torch makes its message."""
+    try:
+        yield
+    except AdaptVisError as error:
+        message = str(error)
+        if not message.startswith("Caught "):
+            raise
+        last = message.strip().splitlines()[-1]
+        raise type(error)(last.partition(f"{type(error).__name__}: ")[2] or last) from None
+
+
+def _rate_setting(recipe: Recipe, stage: Stage) -> str:
+    lora = recipe.uses_lora(stage) and recipe.lora is not None and recipe.lora.learning_rate
+    return "lora.learning_rate" if lora else f"stages.{stage.name}.learning_rate"
 
 
 def total_steps(stage: Stage, conversations: int, max_steps: int | None) -> int:
     """Optimiser steps of a stage, as the Trainer counts them."""
     steps = stage.steps
     if steps is None:
-        world = processes()
-        batches = math.ceil(conversations / (stage.per_device_batch * world))
-        an_epoch = math.ceil(batches / accumulation(stage, world))
+        an_epoch = math.ceil(conversations / stage.global_batch)
         steps = math.ceil((stage.epochs or 1) * an_epoch)
     return steps if max_steps is None else min(steps, max_steps)
 
@@ -134,7 +148,8 @@ def _silence(trainer: StageTrainer) -> None:
 def _collected(trainer: StageTrainer, lora: bool, steps: int) -> Trained:
     wait()
     accelerator = trainer.accelerator
-    model = accelerator.unwrap_model(trainer.model_wrapped)
+    # Without the autocast that accelerate puts around forward, and that a loaded model has not.
+    model = accelerator.unwrap_model(trainer.model_wrapped, keep_fp32_wrapper=False)
     if trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled:
         state = accelerator.get_state_dict(trainer.model_wrapped)
         return Trained(whole_model(model.config, state) if is_first() else None, steps)

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import shutil
-from collections.abc import Iterable
+import warnings
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from adaptvis.errors import ConfigError, DataError
+from adaptvis.errors import AdaptVisWarning, ConfigError, DataError
 from adaptvis.training.llava.data import Collator, ConversationDataset, check, write_two_ds
 from adaptvis.training.llava.recipe import GeneratedData, Recipe, Stage
 
@@ -108,20 +109,39 @@ def dataset_of(stage: Stage, source: Source, processor: Any) -> ConversationData
     )
 
 
-def require_usable(datasets: Iterable[ConversationDataset]) -> None:
+def require_usable(datasets: Mapping[str, ConversationDataset]) -> None:
     """Look at every conversation and image before the first step.
 
+    Warns of conversations that have nothing to learn, with their number.
+
+    Args:
+        datasets: by the stage's name.
+
     Raises:
-        DataError: the first that cannot be trained with, and how many more were found.
+        DataError: the first that cannot be trained with, and how many more were found; or a stage
+            in which nothing can be learnt.
     """
-    for dataset in datasets:
+    for name, dataset in datasets.items():
         if not len(dataset):
             raise DataError(f"{dataset.path} has no conversations")
-        problems = [p for p in check(dataset, most=_REPORTED) if p.fatal]
+        problems = check(dataset, most=_REPORTED)
+        fatal = [p for p in problems if p.fatal]
+        if fatal:
+            more = len(fatal) - 1
+            least = "at least " if len(fatal) == _REPORTED else ""
+            raise DataError(fatal[0].message + (f" ({least}{more} more like it)" * bool(more)))
+        if len(problems) == len(dataset):
+            raise DataError(
+                f"No conversation of {name} has anything to learn, so it cannot be trained: "
+                f"{problems[0].message}"
+            )
         if problems:
-            more = len(problems) - 1
-            least = "at least " if len(problems) == _REPORTED else ""
-            raise DataError(problems[0].message + (f" ({least}{more} more like it)" * bool(more)))
+            warnings.warn(
+                f"{len(problems)} of {len(dataset)} conversations of {name} have nothing to learn "
+                f"and add nothing to the loss; the first: {problems[0].message}",
+                AdaptVisWarning,
+                stacklevel=2,
+            )
 
 
 def collator_of(dataset: ConversationDataset) -> Collator:

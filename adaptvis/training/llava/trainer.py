@@ -11,16 +11,16 @@ from torch.utils.data import Sampler
 from torch.utils.data.distributed import DistributedSampler
 from transformers import Trainer, TrainingArguments
 
-from adaptvis.errors import ConfigError
-from adaptvis.training.llava.data import ModalityLengthSampler
+from adaptvis.training.llava.data import ModalityLengthSampler, WholeSteps
 from adaptvis.training.llava.processes import on_cpu, processes
 from adaptvis.training.llava.recipe import Recipe, Stage
+from adaptvis.training.llava.sharing import share_of
 
-__all__ = ["StageTrainer", "accumulation", "make_sampler", "training_arguments"]
+__all__ = ["StageTrainer", "make_sampler", "training_arguments"]
 
 
 class StageTrainer(Trainer):
-    """Everything is the library's except the sampler."""
+    """The library's, with our order, steps without a trained token, and a schedule of today."""
 
     def __init__(self, *, sampler: Sampler[int], **options: Any) -> None:
         super().__init__(**options)
@@ -29,6 +29,23 @@ class StageTrainer(Trainer):
     def _get_train_sampler(self, train_dataset: Any = None) -> Sampler[int]:
         return self._sampler
 
+    def _get_num_items_in_batch(self, batch_samples: list[Any], device: torch.device) -> Any:
+        """Trained tokens of a step, at least 1: a step without any adds 0, not 0 / 0."""
+        items = super()._get_num_items_in_batch(batch_samples, device)
+        return items.clamp(min=1) if isinstance(items, torch.Tensor) else items
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        """Of a checkpoint the moments and the step; the learning rate is what is asked for now."""
+        super()._load_optimizer_and_scheduler(checkpoint)
+        if checkpoint is None or self.is_deepspeed_enabled:
+            return
+        schedule: Any = getattr(self.lr_scheduler, "scheduler", self.lr_scheduler)
+        schedule.base_lrs = [self.args.learning_rate for _ in schedule.base_lrs]
+        rates = [self.args.learning_rate * at(schedule.last_epoch) for at in schedule.lr_lambdas]
+        for group, rate in zip(self.optimizer.param_groups, rates, strict=True):
+            group["initial_lr"], group["lr"] = self.args.learning_rate, rate
+        schedule._last_lr = rates
+
 
 def make_sampler(stage: Stage, lengths: list[int], seed: int) -> Sampler[int]:
     """The order of the stage's conversations, the same for any number of processes.
@@ -36,28 +53,14 @@ def make_sampler(stage: Stage, lengths: list[int], seed: int) -> Sampler[int]:
     Args:
         lengths: tokens of every conversation, negative where it has no image.
     """
+    order: Sampler[int]
     if stage.group_by_modality_length:
         parts = stage.global_batch // stage.per_device_batch
-        return ModalityLengthSampler(lengths, stage.per_device_batch, parts, seed=seed)
-    # A permutation per seed and epoch; accelerate deals its batches to the processes.
-    return DistributedSampler(range(len(lengths)), num_replicas=1, rank=0, seed=seed)  # type: ignore[arg-type]
-
-
-def accumulation(stage: Stage, world: int) -> int:
-    """Micro-batches per process and optimiser step.
-
-    Raises:
-        ConfigError: the global batch cannot be dealt evenly.
-    """
-    at_once = stage.per_device_batch * world
-    if stage.global_batch % at_once:
-        raise ConfigError(
-            f"{stage.name} has a global batch of {stage.global_batch}, which {world} processes "
-            f"with {stage.per_device_batch} conversations each cannot share evenly; set "
-            f"stages.{stage.name}.per_device_batch so that it divides {stage.global_batch} / "
-            f"{world}"
-        )
-    return stage.global_batch // at_once
+        order = ModalityLengthSampler(lengths, stage.per_device_batch, parts, seed=seed)
+    else:
+        # A permutation per seed and epoch; accelerate deals its batches to the processes.
+        order = DistributedSampler(range(len(lengths)), num_replicas=1, rank=0, seed=seed)  # type: ignore[arg-type]
+    return WholeSteps(order, stage.global_batch)
 
 
 def training_arguments(
@@ -76,14 +79,15 @@ def training_arguments(
         steps: the stage's steps where it goes by steps, else None for its epochs.
         total_steps: either way, for the warm-up's share.
     """
+    share = share_of(stage, processes())
     reach = {"max_steps": steps} if steps else {"num_train_epochs": stage.epochs}
     return TrainingArguments(
         output_dir=str(folder),
         seed=seed,
         data_seed=seed,
         **reach,
-        per_device_train_batch_size=stage.per_device_batch,
-        gradient_accumulation_steps=accumulation(stage, processes()),
+        per_device_train_batch_size=share.at_once,
+        gradient_accumulation_steps=share.times,
         learning_rate=recipe.stage_learning_rate(stage),
         lr_scheduler_type=stage.schedule,
         warmup_steps=math.ceil(stage.warmup * total_steps),

@@ -74,7 +74,7 @@ def test_a_folder_with_a_run_is_not_overwritten(small, uninterrupted):
 @pytest.mark.parametrize(
     ("settings", "seed", "said"),
     [
-        (("stages.stage-2.learning_rate=1e-5",), 1, "learning_rate was 0.0003, now 1e-05"),
+        (("stages.stage-2.learning_rate=1e-5",), 1, "learning_rate was 0.0005, now 1e-05"),
         ((), 2, "seed was 1, now 2"),
     ],
 )

@@ -2,6 +2,8 @@
 
 import json
 import math
+import shutil
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -9,9 +11,16 @@ from PIL import Image
 from safetensors.torch import load_file
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
-from adaptvis.errors import CheckpointError, ConfigError, DataError, OutputError, UnsupportedError
-from adaptvis.training.llava import Settings, disk, run_recipe
-from adaptvis.training.llava.callbacks import TrainingStopped
+from adaptvis.errors import (
+    AdaptVisWarning,
+    CheckpointError,
+    ConfigError,
+    DataError,
+    OutputError,
+    UnsupportedError,
+)
+from adaptvis.training.llava import Settings, disk, override, run_recipe
+from adaptvis.training.llava.callbacks import Guard, TrainingStopped
 from adaptvis.training.llava.checkpoints import last_complete, step_of
 from adaptvis.training.llava.finish import whole_model
 
@@ -104,19 +113,60 @@ def test_lora_is_merged_and_leaves_tables_and_tower_alone(small, tmp_path):
     assert values[4] < 1e-3 * values[0]
 
 
-def test_a_loss_that_is_not_finite_stops_and_keeps_the_last_checkpoint(small, tmp_path):
-    recipe = small(
-        "tiny-2ds-normalize", "stages.stage-2.steps=40", "stages.stage-2.learning_rate=1e18"
-    )
+BF16 = ("precision=bfloat16", "save_dtype=bfloat16")
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [BF16, BF16[:1], BF16[1:], (*BF16, "gradient_checkpointing=true"), (*BF16, "lora.rank=4")],
+)
+def test_a_run_in_bfloat16_ends_with_a_checked_model(small, tmp_path, settings):
+    recipe = small("tiny-2ds-normalize", *settings)
+    output = run_recipe(recipe, tmp_path / "run", Settings(seed=1, max_steps=1))
+    assert json.loads((output / "training.json").read_text())["status"] == "finished"
+    dtypes = {tensor.dtype for tensor in load_file(output / "model.safetensors").values()}
+    assert dtypes == {getattr(torch, recipe.save_dtype)}
+
+
+def test_a_loss_that_is_not_finite_stops_and_names_the_checkpoint_that_is_kept(small, tmp_path):
+    """Then a lower learning rate brings the run to its end."""
+    high = ("stages.stage-2.learning_rate=1e18", "stages.stage-2.save_every=1")
     output = tmp_path / "run"
-    with pytest.raises(TrainingStopped, match=r"step \d+ of stage-2.*lower learning"):
-        run_recipe(recipe, output, Settings(seed=1))
+    with pytest.raises(TrainingStopped, match=r"step \d+ of stage-2.*lower learning") as caught:
+        run_recipe(small("tiny-2ds-normalize", *high), output, Settings(seed=1))
     kept = last_complete(output / "stage-2")
-    if kept is not None:
-        state = load_file(kept / "model.safetensors")
-        assert all(bool(tensor.isfinite().all()) for tensor in state.values())
-        assert step_of(kept) % 2 == 0
+    assert kept is not None
+    assert str(kept) in str(caught.value)
+    state = load_file(kept / "model.safetensors")
+    assert all(bool(tensor.isfinite().all()) for tensor in state.values())
     assert not (output / "config.json").exists()
+    # The first step, of rate 0 in the warm-up, is the only one that is worth keeping.
+    for folder in (output / "stage-2").glob("checkpoint-*"):
+        if step_of(folder) > 1:
+            shutil.rmtree(folder)
+    lower = (high[1], "stages.stage-2.learning_rate=1e-4", "stages.stage-2.max_grad_norm=0.5")
+    run_recipe(small("tiny-2ds-normalize", *lower), output, Settings(seed=1), resume=True)
+    record = json.loads((output / "training.json").read_text())
+    assert record["status"] == "finished"
+    (change,) = record["changed"]
+    assert change["behind"] == "stage-2/checkpoint-1"
+    assert "recipe.stages[1].learning_rate was 1e+18, now 0.0001" in change["settings"]
+    assert record["recipe"]["stages"][1]["learning_rate"] == 1e-4
+    lines = [json.loads(x) for x in (output / "train_log.jsonl").read_text().splitlines()]
+    rates = [x["learning_rate"] for x in lines if x["stage"] == "stage-2" and x["step"] > 1]
+    # Step 1 of 5 was the warm-up; a cosine over the other four, from the new peak.
+    assert rates == pytest.approx([1e-4 * (1 + math.cos(math.pi * s / 4)) / 2 for s in range(4)])
+
+
+def test_a_loss_that_is_not_finite_before_any_checkpoint_says_so(tmp_path):
+    guard = Guard("stage-1", tmp_path, "stages.stage-1.learning_rate")
+    with pytest.raises(TrainingStopped, match=r"no checkpoint of this stage.*learning_rate=0.001"):
+        guard.on_log(
+            SimpleNamespace(learning_rate=2e-3),
+            SimpleNamespace(global_step=3),
+            None,
+            {"loss": math.nan},
+        )
 
 
 def test_tensorboard_gets_the_loss(small, tmp_path):
@@ -126,10 +176,10 @@ def test_tensorboard_gets_the_loss(small, tmp_path):
     assert list(output.glob("**/events.out.tfevents.*"))
 
 
-def given(small, tmp_path, entry):
+def given(small, tmp_path, *entries):
     (tmp_path / "images").mkdir()
     Image.new("RGB", (56, 56)).save(tmp_path / "images" / "there.png")
-    (tmp_path / "data.json").write_text(json.dumps([entry]))
+    (tmp_path / "data.json").write_text(json.dumps(entries))
     data = f"{{kind: given, path: {tmp_path / 'data.json'}, images: {tmp_path / 'images'}}}"
     return small("tiny-2ds-baseline", f"stages.stage-2.data={data}")
 
@@ -147,7 +197,73 @@ def test_bad_conversations_are_found_before_the_first_step(small, tmp_path, imag
     recipe = given(small, tmp_path, {"id": "a", "image": image, "conversations": turns})
     with pytest.raises(DataError, match=said):
         run_recipe(recipe, tmp_path / "run", Settings(seed=1))
-    assert not (tmp_path / "run" / "train_log.jsonl").exists()
+    assert not (tmp_path / "run").exists()
+
+
+def conversation(answer, number=0, question="what?"):
+    turns = [{"from": "human", "value": question}, {"from": "gpt", "value": answer}]
+    return {"id": str(number), "conversations": turns}
+
+
+def test_a_stage_without_anything_to_learn_is_refused(small, tmp_path):
+    recipe = given(small, tmp_path, *(conversation("", i) for i in range(30)))
+    with pytest.raises(DataError, match=r"No conversation of stage-2 has anything to learn"):
+        run_recipe(recipe, tmp_path / "run", Settings(seed=1))
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_step_without_a_trained_token_adds_nothing(small, tmp_path):
+    entries = [conversation("", i) for i in range(25)] + [conversation("red")]
+    recipe = override(
+        given(small, tmp_path, *entries),
+        [f"stages.stage-2.{name}=1" for name in ("global_batch", "per_device_batch")],
+    )
+    recipe = override(recipe, ["stages.stage-2.steps=3"])
+    with pytest.warns(AdaptVisWarning, match=r"^25 of 26 conversations of stage-2"):
+        output = run_recipe(recipe, tmp_path / "run", Settings(seed=1))
+    lines = [json.loads(x) for x in (output / "train_log.jsonl").read_text().splitlines()]
+    assert 0.0 in [x["loss"] for x in lines]
+    assert all(math.isfinite(x["loss"]) and math.isfinite(x["grad_norm"]) for x in lines)
+
+
+def test_fatal_problems_are_found_behind_many_that_are_not(small, tmp_path):
+    torn = {**conversation("red", question="<image>\nwhat?"), "image": "gone.png"}
+    recipe = given(small, tmp_path, *(conversation("", i) for i in range(25)), torn)
+    with pytest.raises(DataError, match=r"gone.png"):
+        run_recipe(recipe, tmp_path / "run", Settings(seed=1))
+
+
+def test_a_refused_run_leaves_what_was_there_and_can_be_mended(small, tmp_path):
+    recipe = given(small, tmp_path, conversation(""))
+    output = tmp_path / "run"
+    output.mkdir()
+    (output / ".mine").write_text("kept")
+    for resume in (False, True):
+        with pytest.raises(DataError):
+            run_recipe(recipe, output, Settings(seed=1), resume=resume)
+        assert [p.name for p in output.iterdir()] == [".mine"]
+    (tmp_path / "data.json").write_text(json.dumps([conversation("red")]))
+    # As a process that was killed while it looked at the data leaves it.
+    (output / "training.json").write_text(
+        json.dumps({"recipe": recipe.model_dump(mode="json"), "seed": 7, "data": {"stage-2": "x"}})
+    )
+    (output / "data" / "stage-1").mkdir(parents=True)
+    run_recipe(recipe, output, Settings(seed=1, max_steps=1))
+    record = json.loads((output / "training.json").read_text())
+    assert (record["seed"], record["status"]) == (1, "finished")
+
+
+def test_what_a_data_worker_raises_is_one_sentence(small, tmp_path):
+    turns = [{"from": "human", "value": "<image>\nwhat?"}, {"from": "gpt", "value": "red"}]
+    recipe = given(small, tmp_path, {"id": "a", "image": "half.png", "conversations": turns})
+    recipe = override(recipe, ["stages.stage-2.workers=1"])
+    whole = (tmp_path / "images" / "there.png").read_bytes()
+    (tmp_path / "images" / "half.png").write_bytes(whole[: len(whole) - 30])
+    with pytest.raises(DataError) as caught:
+        run_recipe(recipe, tmp_path / "run", Settings(seed=1, max_steps=1))
+    assert "\n" not in str(caught.value)
+    assert str(caught.value).startswith(f"{tmp_path / 'data.json'}, ")
+    assert "half.png" in str(caught.value)
 
 
 def test_data_that_was_not_given_is_asked_for(small, tmp_path):
@@ -184,9 +300,9 @@ def test_a_base_of_another_architecture_is_told(small, tmp_path):
 def test_too_little_disk_is_told_before_the_first_step(small, tmp_path, monkeypatch):
     usage = disk.shutil.disk_usage(tmp_path)._replace(free=1000)
     monkeypatch.setattr(disk.shutil, "disk_usage", lambda folder: usage)
-    with pytest.raises(OutputError, match="need about"):
-        run_recipe(small(), tmp_path / "run", Settings(seed=1))
-    assert not (tmp_path / "run" / "train_log.jsonl").exists()
+    with pytest.raises(OutputError, match=r"need about \d+\.\d MB in .*, and 0\.0 MB are free"):
+        run_recipe(small(), tmp_path / "deep" / "run", Settings(seed=1))
+    assert not (tmp_path / "deep").exists()
 
 
 def test_a_disk_that_fills_up_leaves_the_last_checkpoint(small, tmp_path, monkeypatch):

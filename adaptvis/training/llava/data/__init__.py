@@ -3,7 +3,7 @@
 from adaptvis.training.llava.data.checking import Problem, check
 from adaptvis.training.llava.data.collator import Collator
 from adaptvis.training.llava.data.dataset import ConversationDataset
-from adaptvis.training.llava.data.sampler import ModalityLengthSampler
+from adaptvis.training.llava.data.sampler import ModalityLengthSampler, WholeSteps
 from adaptvis.training.llava.data.tokens import IGNORED, ImageTokens
 from adaptvis.training.llava.data.two_ds import WrittenTwoDS, write_two_ds
 
@@ -14,6 +14,7 @@ __all__ = [
     "ImageTokens",
     "ModalityLengthSampler",
     "Problem",
+    "WholeSteps",
     "WrittenTwoDS",
     "check",
     "write_two_ds",

@@ -40,9 +40,10 @@ def check(
         decode: decode images whole, which finds truncated files and takes as long as an epoch of
             loading; otherwise they are found and their headers read.
         progress: called with (samples done, samples) every 100 samples and at the end.
-        most: stop after this many problems.
+        most: stop after this many fatal problems.
     """
     problems: list[Problem] = []
+    fatal = 0
     seen: set[Path] = set()
     for index in range(len(dataset)):
         try:
@@ -62,7 +63,8 @@ def check(
                     )
         except AdaptVisError as error:
             problems.append(Problem(index, str(error)))
-        if most is not None and len(problems) >= most:
+            fatal += 1
+        if most is not None and fatal >= most:
             break
         if progress is not None and (index + 1) % 100 == 0:
             progress(index + 1, len(dataset))

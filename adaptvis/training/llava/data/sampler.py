@@ -1,13 +1,15 @@
 """The order of samples: batches of one modality and similar length, as LLaVA groups them."""
 
 from collections.abc import Iterator, Sequence
+from itertools import cycle, islice
+from typing import Any
 
 import torch
 from torch.utils.data import Sampler
 
 from adaptvis.errors import ConfigError
 
-__all__ = ["ModalityLengthSampler"]
+__all__ = ["ModalityLengthSampler", "WholeSteps"]
 
 
 class ModalityLengthSampler(Sampler[int]):
@@ -80,3 +82,28 @@ class ModalityLengthSampler(Sampler[int]):
             batches[fewest].append(index)
             tokens[fewest] += abs(self.lengths[index])
         return [index for batch in batches for index in batch]
+
+
+class WholeSteps(Sampler[int]):
+    """Another sampler's order, filled up from its own beginning to whole optimiser steps.
+
+    accelerate fills up the last batch of each process, with other samples for other numbers of
+    processes; of whole steps there is nothing to fill up.
+
+    Args:
+        order: has samples, and `set_epoch`.
+        size: samples of a step, over all processes.
+    """
+
+    def __init__(self, order: Any, size: int) -> None:
+        self.order, self.size = order, size
+
+    def __len__(self) -> int:
+        return -(-len(self.order) // self.size) * self.size
+
+    def set_epoch(self, epoch: int) -> None:
+        """Chooses the epoch whose order the next iteration gives."""
+        self.order.set_epoch(epoch)
+
+    def __iter__(self) -> Iterator[int]:
+        yield from islice(cycle(self.order), len(self))

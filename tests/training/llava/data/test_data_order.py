@@ -3,11 +3,13 @@
 from typing import Any
 
 import pytest
+from accelerate.data_loader import BatchSamplerShard
 from hypothesis import given
 from hypothesis import strategies as st
+from torch.utils.data import BatchSampler
 
 from adaptvis.errors import ConfigError
-from adaptvis.training.llava.data import ModalityLengthSampler
+from adaptvis.training.llava.data import ModalityLengthSampler, WholeSteps
 
 LENGTHS = st.lists(st.integers(-600, 600).filter(bool), max_size=120)
 SIZES = {"batch_size": st.integers(1, 6), "world_size": st.integers(1, 4)}
@@ -76,3 +78,30 @@ def test_epochs_and_seeds_give_other_orders() -> None:
 def test_wrong_arguments_are_refused(arguments: Any, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         ModalityLengthSampler(*arguments)
+
+
+@pytest.mark.parametrize("epoch", [0, 1])
+def test_every_epoch_is_whole_steps_the_same_for_any_number_of_processes(epoch: int) -> None:
+    """10 samples in steps of 8, 4 at once: 16 are taken, the first 6 of the order twice."""
+    lengths = [1 + i % 7 for i in range(10)]
+    order = ModalityLengthSampler(lengths, 4, 2, seed=5)
+    sampler = WholeSteps(order, 8)
+    sampler.set_epoch(epoch)
+    taken = list(sampler)
+    plain = list(order)
+    assert taken == plain + plain[:6]
+    assert len(sampler) == 16
+    batches = BatchSampler(sampler, 4, drop_last=False)
+    shards = [list(BatchSamplerShard(batches, 2, process)) for process in range(2)]
+    assert [len(shard) for shard in shards] == [2, 2]
+    for step in range(2):
+        of_step = sorted(i for shard in shards for i in shard[step])
+        assert of_step == sorted(taken[8 * step : 8 * step + 8])
+
+
+@given(samples=st.integers(1, 40), size=st.integers(1, 16))
+def test_whole_steps_take_every_sample(samples: int, size: int) -> None:
+    taken = list(WholeSteps(range(samples), size))
+    assert len(taken) % size == 0
+    assert len(taken) - samples < size
+    assert set(taken) == set(range(samples))
