@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from adaptvis.models.build import assemble
+from adaptvis.models.processors import with_aspect_ratio
 from adaptvis.training.llava.recipe import Recipe
 
 __all__ = ["begin", "source_of"]
@@ -22,7 +23,7 @@ def source_of(name: str, seed: int) -> str:
 
 
 def begin(recipe: Recipe, seed: int) -> tuple[Any, Any]:
-    """Model in float32 with a fresh projector, and its processor.
+    """Model in float32 with a fresh projector, and its processor: that of the last stage.
 
     Raises:
         CheckpointError: a part is missing or of another architecture.
@@ -39,4 +40,5 @@ def begin(recipe: Recipe, seed: int) -> tuple[Any, Any]:
         max_norm=recipe.max_norm,
         seed=seed,
     )
-    return model.to(torch.float32), processor
+    ratio = recipe.stages[-1].image_aspect_ratio
+    return model.to(torch.float32), with_aspect_ratio(processor, ratio)

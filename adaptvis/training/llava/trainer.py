@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +17,18 @@ from adaptvis.training.llava.data import ModalityLengthSampler
 from adaptvis.training.llava.processes import on_cpu, processes
 from adaptvis.training.llava.recipe import Recipe, Stage
 
-__all__ = ["StageTrainer", "accumulation", "make_sampler", "training_arguments"]
+__all__ = ["StageArguments", "StageTrainer", "accumulation", "make_sampler", "training_arguments"]
+
+
+@dataclass
+class StageArguments(TrainingArguments):
+    """The library's, and a learning rate of the projector's own."""
+
+    projector_learning_rate: float | None = None
 
 
 class StageTrainer(Trainer):
-    """Everything is the library's except the sampler."""
+    """Everything is the library's except the sampler and the projector's own learning rate."""
 
     def __init__(self, *, sampler: Sampler[int], **options: Any) -> None:
         super().__init__(**options)
@@ -28,6 +36,21 @@ class StageTrainer(Trainer):
 
     def _get_train_sampler(self, train_dataset: Any = None) -> Sampler[int]:
         return self._sampler
+
+    def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
+        """The library's, with a group of its own for a projector that has its own rate."""
+        new = self.optimizer is None
+        optimizer = super().create_optimizer(model)
+        rate = self.args.projector_learning_rate
+        if new and rate is not None:
+            named = (self.model if model is None else model).named_parameters()
+            own = {id(p) for name, p in named if "multi_modal_projector" in name}
+            for group in list(optimizer.param_groups):
+                parts = [p for p in group["params"] if id(p) in own]
+                group["params"] = [p for p in group["params"] if id(p) not in own]
+                if parts:
+                    optimizer.add_param_group({**group, "params": parts, "lr": rate})
+        return optimizer
 
 
 def make_sampler(stage: Stage, lengths: list[int], seed: int) -> Sampler[int]:
@@ -69,7 +92,7 @@ def training_arguments(
     steps: int | None,
     total_steps: int,
     report_to: tuple[str, ...],
-) -> TrainingArguments:
+) -> StageArguments:
     """The Trainer's arguments of one stage.
 
     Args:
@@ -77,7 +100,7 @@ def training_arguments(
         total_steps: either way, for the warm-up's share.
     """
     reach = {"max_steps": steps} if steps else {"num_train_epochs": stage.epochs}
-    return TrainingArguments(
+    return StageArguments(
         output_dir=str(folder),
         seed=seed,
         data_seed=seed,
@@ -85,6 +108,7 @@ def training_arguments(
         per_device_train_batch_size=stage.per_device_batch,
         gradient_accumulation_steps=accumulation(stage, processes()),
         learning_rate=recipe.stage_learning_rate(stage),
+        projector_learning_rate=recipe.projector_learning_rate(stage),
         lr_scheduler_type=stage.schedule,
         warmup_steps=math.ceil(stage.warmup * total_steps),
         weight_decay=stage.weight_decay,
