@@ -6,7 +6,8 @@ import copy
 import math
 from typing import Any, Literal
 
-from transformers import LlavaImageProcessor, LlavaImageProcessorPil, LlavaProcessor
+import transformers
+from transformers import LlavaProcessor
 
 from adaptvis.errors import ConfigError
 from adaptvis.models.chat import VICUNA_CHAT_TEMPLATE
@@ -131,8 +132,9 @@ def with_aspect_ratio(processor: Any, aspect_ratio: AspectRatio) -> Any:
     settings = {k: v for k, v in own.to_dict().items() if k in _IMAGE_SETTINGS and v is not None}
     # A tower whose processor does not crop says nothing about it, and LLaVA's crops by default.
     settings["do_center_crop"] = bool(getattr(own, "do_center_crop", False))
+    # Looked up late: without torchvision the library warns when its other backend is imported.
     pil = getattr(own, "backend", "pil") == "pil"
-    kind = LlavaImageProcessorPil if pil else LlavaImageProcessor
+    kind = getattr(transformers, "LlavaImageProcessorPil" if pil else "LlavaImageProcessor")
     made.image_processor = kind(**settings, do_pad=True)
     return made
 

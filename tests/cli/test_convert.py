@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 from cli.conftest import Adaptvis, assert_one_sentence
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from adaptvis.cli.models import CONVERGED, embedded_models
 
@@ -79,6 +79,8 @@ def test_a_report_shows_where_a_model_with_pooled_tokens_looks(
         ([CONVERGED, "out", "--target-mean", "1"], ["belong to normalize"]),
         ([CONVERGED, "out", "--normalize", "--max-norm", "-1"], ["max_norm", "above 0"]),
         ([CONVERGED, "."], ["not empty"]),
+        ([CONVERGED, "out", "--vision-tower", "/does/not/exist"], ["has its own vision tower"]),
+        (["tiny-2ds-sed1", "out"], ["did you mean 'tiny-2ds-seed1'?"]),
         ([CONVERGED, "out", "--seed", "-1"], ["seed"]),
     ],
 )
@@ -88,3 +90,55 @@ def test_wrong_arguments_end_in_one_sentence(
     (tmp_path / "something").write_text("x")
     assert_one_sentence(adaptvis("convert", *arguments), *words)
     assert [path.name for path in tmp_path.iterdir()] == ["something"]
+
+
+def test_an_embedded_name_is_a_tower_and_a_language_model_too(
+    adaptvis: Adaptvis, tmp_path: Path
+) -> None:
+    """The projector of an embedded model alone, as stage 1 of LLaVA's own code leaves it."""
+    whole = load_file(embedded_models()[CONVERGED] / "model.safetensors")
+    own = {"linear_1": "0", "linear_2": "2"}
+    projector = {
+        f"model.mm_projector.{own[layer]}.{kind}": whole[f"multi_modal_projector.{layer}.{kind}"]
+        for layer in own
+        for kind in ("weight", "bias")
+    }
+    folder = tmp_path / "stage-1"
+    folder.mkdir()
+    save_file(projector, folder / "mm_projector.safetensors")
+    settings = {"mm_projector_type": "mlp2x_gelu", "mm_vision_tower": "a-tower"}
+    (folder / "config.json").write_text(json.dumps({"model_type": "llava", **settings}))
+    nowhere = ("--vision-tower", "/tmp/nothing", "--language-model", CONVERGED)
+    result = adaptvis("convert", "stage-1", "out", *nowhere)
+    assert_one_sentence(result, "There is no model folder /tmp/nothing")
+    parts = ("--vision-tower", CONVERGED, "--language-model", CONVERGED)
+    result = adaptvis("convert", "stage-1", "out", *parts)
+    assert result.code == 0, result.err
+
+
+def test_norms_that_were_trained_are_not_replaced_by_measured_ones(
+    adaptvis: Adaptvis, tmp_path: Path
+) -> None:
+    trained = ("--target-mean", 0.5, "--max-norm", 2.0)
+    assert adaptvis("convert", CONVERGED, "one", "--normalize", *trained).code == 0
+    for numbers in ((), trained[:2], trained[2:]):
+        result = adaptvis("convert", "one", "two", "--normalize", *numbers)
+        assert_one_sentence(result, "target_mean 0.5", "max_norm 2", "--target-mean")
+    given = ("--target-mean", 0.6, "--max-norm", 3.0)
+    assert adaptvis("convert", "one", "two", "--normalize", *given).code == 0
+    assert adaptvis("convert", "one", "three").code == 0
+    found = {
+        name: json.loads((tmp_path / name / "config.json").read_text()) for name in ("two", "three")
+    }
+    assert (found["two"]["target_mean"], found["two"]["max_norm"]) == (0.6, 3.0)
+    assert (found["three"]["target_mean"], found["three"]["max_norm"]) == (0.5, 2.0)
+
+
+def test_plain_llava_with_several_layers_is_noted_as_not_for_vllm(adaptvis: Adaptvis) -> None:
+    layers = ("--vision-feature-layers", "1,2", "--new-projector")
+    several = adaptvis("convert", CONVERGED, "several", "--to", "llava", *layers)
+    assert several.code == 0
+    assert "vLLM's LLaVA does not" in several.err
+    one = adaptvis("convert", CONVERGED, "one", "--to", "llava")
+    assert one.code == 0
+    assert "vLLM" not in one.err

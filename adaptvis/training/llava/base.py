@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from importlib.resources import files
-from pathlib import Path
 from typing import Any
 
 import torch
 
 from adaptvis.models.build import assemble
+from adaptvis.models.locating import embedded_models
 from adaptvis.models.processors import with_aspect_ratio
 from adaptvis.training.llava.recipe import Recipe
 
@@ -18,8 +17,7 @@ __all__ = ["begin", "source_of"]
 def source_of(name: str, seed: int) -> str:
     """Folder of an embedded model, or the folder or hub id itself; `{parity}` filled in."""
     name = name.replace("{parity}", str(seed % 2))
-    embedded = Path(str(files("adaptvis"))) / "assets" / "models" / name
-    return str(embedded) if "/" not in name and embedded.is_dir() else name
+    return str(embedded_models().get(name, name))
 
 
 def begin(recipe: Recipe, seed: int) -> tuple[Any, Any]:
