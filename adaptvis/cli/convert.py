@@ -38,9 +38,7 @@ def convert(
     ] = None,
     language_model: Annotated[
         str | None,
-        typer.Option(
-            help="Base language model of a projector alone: embedded name, folder or hub id."
-        ),
+        typer.Option(help="Base language model of a projector alone: folder or hub id."),
     ] = None,
     normalize: Annotated[
         bool,

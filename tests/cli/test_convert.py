@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 from cli.conftest import Adaptvis, assert_one_sentence
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 
 from adaptvis.cli.models import CONVERGED, embedded_models
 
@@ -92,28 +92,18 @@ def test_wrong_arguments_end_in_one_sentence(
     assert [path.name for path in tmp_path.iterdir()] == ["something"]
 
 
-def test_an_embedded_name_is_a_tower_and_a_language_model_too(
+def test_an_embedded_name_is_a_tower_for_a_source_of_the_original_code(
     adaptvis: Adaptvis, tmp_path: Path
 ) -> None:
-    """The projector of an embedded model alone, as stage 1 of LLaVA's own code leaves it."""
-    whole = load_file(embedded_models()[CONVERGED] / "model.safetensors")
-    own = {"linear_1": "0", "linear_2": "2"}
-    projector = {
-        f"model.mm_projector.{own[layer]}.{kind}": whole[f"multi_modal_projector.{layer}.{kind}"]
-        for layer in own
-        for kind in ("weight", "bias")
-    }
-    folder = tmp_path / "stage-1"
-    folder.mkdir()
-    save_file(projector, folder / "mm_projector.safetensors")
-    settings = {"mm_projector_type": "mlp2x_gelu", "mm_vision_tower": "a-tower"}
-    (folder / "config.json").write_text(json.dumps({"model_type": "llava", **settings}))
-    nowhere = ("--vision-tower", "/tmp/nothing", "--language-model", CONVERGED)
-    result = adaptvis("convert", "stage-1", "out", *nowhere)
-    assert_one_sentence(result, "There is no model folder /tmp/nothing")
-    parts = ("--vision-tower", CONVERGED, "--language-model", CONVERGED)
-    result = adaptvis("convert", "stage-1", "out", *parts)
+    named = ("--to", "original", "--vision-tower", "a-tower")
+    assert adaptvis("convert", CONVERGED, "original", *named).code == 0
+    nowhere = adaptvis("convert", "original", "back", "--vision-tower", "/tmp/nothing")
+    assert_one_sentence(nowhere, "There is no model folder /tmp/nothing")
+    result = adaptvis("convert", "original", "back", "--vision-tower", CONVERGED)
     assert result.code == 0, result.err
+    before = load_file(embedded_models()[CONVERGED] / "model.safetensors")
+    after = load_file(tmp_path / "back" / "model.safetensors")
+    assert all(before[name].equal(after[name]) for name in before)
 
 
 def test_norms_that_were_trained_are_not_replaced_by_measured_ones(
