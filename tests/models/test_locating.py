@@ -25,7 +25,7 @@ def test_what_looks_like_a_folder_is_told_as_one(source):
 
 
 def test_an_embedded_name_that_was_mistyped_is_suggested():
-    assert "did you mean 'tiny-2ds-seed0'" in said(lambda: read_config("tiny-2ds-seed"))
+    assert "did you mean 'tiny-2ds-seed0'" in said(lambda: read_config("tiny-2ds-sed0"))
 
 
 def test_a_hub_that_cannot_be_reached_is_one_sentence(monkeypatch):
