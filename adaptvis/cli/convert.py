@@ -1,11 +1,12 @@
 """`adaptvis convert`: LLaVA checkpoints from one layout to another, with options switched on."""
 
+import json
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from adaptvis.cli.console import out
+from adaptvis.cli.console import note, out
 from adaptvis.errors import ConfigError
 
 __all__ = ["convert"]
@@ -23,15 +24,16 @@ def convert(
     to: Annotated[
         str,
         typer.Option(
-            help="Layout to write: adaptvis (takes every option), llava (plain, for any version "
-            "of transformers and vLLM), original (LLaVA's own code)."
+            help="Layout to write: adaptvis (takes every option), llava (plain, for transformers, "
+            "and for vLLM where one layer of the tower is used), original (LLaVA's own code)."
         ),
     ] = "adaptvis",
     vision_tower: Annotated[
         str | None,
         typer.Option(
             help="CLIP checkpoint of a source of LLaVA's own code, which names it only "
-            "(mm_vision_tower): folder or hub id. With --to original: the name to write."
+            "(mm_vision_tower): embedded name, folder or hub id. With --to original: the name to "
+            "write."
         ),
     ] = None,
     language_model: Annotated[
@@ -85,11 +87,10 @@ def convert(
     if seed < 0:
         raise ConfigError(f"The seed must not be negative, got {seed}")
 
-    from adaptvis.cli.models import embedded_models
     from adaptvis.models.conversion import convert as run
 
     written = run(
-        embedded_models().get(source, source),
+        source,
         output,
         to=to,
         vision_tower=vision_tower,
@@ -102,7 +103,17 @@ def convert(
         new_projector=new_projector,
         seed=seed,
     )
+    if to == "llava" and _takes_several_layers(written):
+        note(
+            "the projector takes several layers of the tower, which transformers runs and vLLM's "
+            "LLaVA does not; for vLLM convert with --to adaptvis"
+        )
     out().print(f"Wrote {written}", markup=False, soft_wrap=True)
+
+
+def _takes_several_layers(folder: Path) -> bool:
+    layers = json.loads((folder / "config.json").read_text())["vision_feature_layer"]
+    return isinstance(layers, list) and len(layers) > 1
 
 
 def _layers(text: str | None) -> int | list[int] | None:

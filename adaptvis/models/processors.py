@@ -2,19 +2,45 @@
 
 from __future__ import annotations
 
+import copy
 import math
-from typing import Any
+from typing import Any, Literal
 
+import transformers
 from transformers import LlavaProcessor
 
 from adaptvis.errors import ConfigError
 from adaptvis.models.chat import VICUNA_CHAT_TEMPLATE
 from adaptvis.models.configuration import AdaptVisLlavaConfig
 
-__all__ = ["IMAGE_TOKEN", "add_placeholders", "build_processor", "placeholder_patch", "with_images"]
+__all__ = [
+    "IMAGE_TOKEN",
+    "AspectRatio",
+    "add_placeholders",
+    "build_processor",
+    "placeholder_patch",
+    "with_aspect_ratio",
+    "with_images",
+]
+
+AspectRatio = Literal["crop", "pad"]
+"""What becomes of an image that is not square: its middle, or the whole of it on a square."""
 
 IMAGE_TOKEN = "<image>"
 PAD_TOKEN = "<pad>"
+_IMAGE_SETTINGS = (
+    "size",
+    "crop_size",
+    "default_to_square",
+    "resample",
+    "do_convert_rgb",
+    "do_normalize",
+    "do_rescale",
+    "do_resize",
+    "image_mean",
+    "image_std",
+    "rescale_factor",
+)
 
 
 def add_placeholders(tokenizer: Any) -> None:
@@ -85,6 +111,32 @@ def build_processor(
         num_additional_image_tokens=int(config.has_class_token),
         chat_template=with_images(template, tokenizer),
     )
+
+
+def with_aspect_ratio(processor: Any, aspect_ratio: AspectRatio) -> Any:
+    """The processor with another treatment of images that are not square.
+
+    "pad" puts the image on a square of the mean colour before it is resized, as LLaVA-1.5's
+    ``image_aspect_ratio: pad``; "crop" resizes the shorter side and cuts the middle out. What is
+    saved and loaded again does the same. The processor given is not changed.
+    """
+    own = processor.image_processor
+    pads = bool(getattr(own, "do_pad", False))
+    if pads == (aspect_ratio == "pad"):
+        return processor
+    made = copy.copy(processor)
+    if pads:
+        made.image_processor = copy.deepcopy(own)
+        made.image_processor.do_pad = False
+        return made
+    settings = {k: v for k, v in own.to_dict().items() if k in _IMAGE_SETTINGS and v is not None}
+    # A tower whose processor does not crop says nothing about it, and LLaVA's crops by default.
+    settings["do_center_crop"] = bool(getattr(own, "do_center_crop", False))
+    # Looked up late: without torchvision the library warns when its other backend is imported.
+    pil = getattr(own, "backend", "pil") == "pil"
+    kind = getattr(transformers, "LlavaImageProcessorPil" if pil else "LlavaImageProcessor")
+    made.image_processor = kind(**settings, do_pad=True)
+    return made
 
 
 def _image_side(image_processor: Any) -> int | None:

@@ -18,6 +18,7 @@ from transformers import (
     AutoImageProcessor,
     AutoModelForCausalLM,
     AutoModelForImageTextToText,
+    AutoModelForMaskedLM,
     AutoProcessor,
     AutoTokenizer,
     CLIPVisionModel,
@@ -26,6 +27,7 @@ from transformers import (
 
 from adaptvis.errors import AdaptVisError, CheckpointError, UnsupportedError
 from adaptvis.models.configuration import MODEL_TYPE
+from adaptvis.models.locating import hub_problem, quiet_hub, require_place
 
 __all__ = [
     "LLAVA_TYPES",
@@ -35,6 +37,7 @@ __all__ = [
     "load_vision_tower",
     "read_config",
     "readable",
+    "require_image_processor",
 ]
 
 LLAVA_TYPES = ("llava", MODEL_TYPE)
@@ -73,7 +76,8 @@ def readable(what: str, source: str | Path) -> Iterator[None]:
         CheckpointError: something in the block could not be read.
     """
     try:
-        yield
+        with quiet_hub():
+            yield
     except AdaptVisError:
         raise
     except SafetensorError as error:
@@ -87,6 +91,9 @@ def readable(what: str, source: str | Path) -> Iterator[None]:
             "than tensors"
         ) from None
     except (OSError, KeyError, ImportError, ValueError, TypeError, RuntimeError) as error:
+        problem = hub_problem(error, source)
+        if problem is not None:
+            raise CheckpointError(problem) from None
         first = str(error).strip().splitlines()[0] if str(error).strip() else repr(error)
         raise CheckpointError(f"Cannot read {what} from {source}: {first}") from None
 
@@ -97,15 +104,24 @@ def read_config(source: str | Path) -> Any:
     Raises:
         CheckpointError: there is none.
     """
-    path = Path(source).expanduser()
-    if path.is_dir() and not (path / "config.json").is_file():
-        raise CheckpointError(
-            f"The folder {source} holds no model: it has no config.json; give the folder that "
-            "save_pretrained wrote"
-        )
-    asked = "" if path.is_dir() else " (no folder of that name exists, so the hub was asked)"
-    with readable("a configuration", f"{source}{asked}"):
+    require_place(source)
+    with readable("a configuration", source):
         return AutoConfig.from_pretrained(source)
+
+
+def require_image_processor(source: str | Path) -> None:
+    """Refuse a folder without an image processor's settings.
+
+    Raises:
+        CheckpointError: says which file is missing.
+    """
+    folder = Path(source).expanduser()
+    names = ("preprocessor_config.json", "processor_config.json")
+    if folder.is_dir() and not any((folder / name).is_file() for name in names):
+        raise CheckpointError(
+            f"The folder {source} says nothing of how images are prepared: it has no {names[0]}; "
+            "copy that file from where the vision tower was published"
+        )
 
 
 def load_language_model(source: str | Path, dtype: str | torch.dtype) -> LanguageModel:
@@ -129,7 +145,13 @@ def load_language_model(source: str | Path, dtype: str | torch.dtype) -> Languag
             processor.tokenizer,
             processor.chat_template,
         )
-    if type(config) not in AutoModelForCausalLM._model_mapping or hasattr(config, "vision_config"):
+    # Encoders such as BERT have a causal variant in the library, and both directions in training.
+    if (
+        type(config) not in AutoModelForCausalLM._model_mapping
+        or type(config) in AutoModelForMaskedLM._model_mapping
+        or getattr(config, "is_encoder_decoder", False)
+        or hasattr(config, "vision_config")
+    ):
         raise UnsupportedError(
             f"{source} is a {config.model_type!r} model and no language model; give a causal "
             "language model such as lmsys/vicuna-7b-v1.5, or a LLaVA whose decoder is to be taken"
@@ -162,6 +184,7 @@ def load_vision_tower(source: str | Path, dtype: str | torch.dtype) -> VisionTow
     config = read_config(source)
     if config.model_type in LLAVA_TYPES:
         _check_tower(source, config.vision_config.model_type)
+        require_image_processor(source)
         with readable("a LLaVA", source):
             whole: Any = AutoModelForImageTextToText.from_pretrained(
                 source, dtype=dtype, use_safetensors=True
@@ -174,6 +197,7 @@ def load_vision_tower(source: str | Path, dtype: str | torch.dtype) -> VisionTow
             config.vision_feature_select_strategy,
         )
     _check_tower(source, config.model_type)
+    require_image_processor(source)
     load: Callable[..., Any] = _TOWERS[config.model_type].from_pretrained
     with readable("a vision tower", source):
         return VisionTower(

@@ -79,6 +79,8 @@ def test_a_report_shows_where_a_model_with_pooled_tokens_looks(
         ([CONVERGED, "out", "--target-mean", "1"], ["belong to normalize"]),
         ([CONVERGED, "out", "--normalize", "--max-norm", "-1"], ["max_norm", "above 0"]),
         ([CONVERGED, "."], ["not empty"]),
+        ([CONVERGED, "out", "--vision-tower", "/does/not/exist"], ["has its own vision tower"]),
+        (["tiny-2ds-sed1", "out"], ["did you mean 'tiny-2ds-seed1'?"]),
         ([CONVERGED, "out", "--seed", "-1"], ["seed"]),
     ],
 )
@@ -88,3 +90,45 @@ def test_wrong_arguments_end_in_one_sentence(
     (tmp_path / "something").write_text("x")
     assert_one_sentence(adaptvis("convert", *arguments), *words)
     assert [path.name for path in tmp_path.iterdir()] == ["something"]
+
+
+def test_an_embedded_name_is_a_tower_for_a_source_of_the_original_code(
+    adaptvis: Adaptvis, tmp_path: Path
+) -> None:
+    named = ("--to", "original", "--vision-tower", "a-tower")
+    assert adaptvis("convert", CONVERGED, "original", *named).code == 0
+    nowhere = adaptvis("convert", "original", "back", "--vision-tower", "/tmp/nothing")
+    assert_one_sentence(nowhere, "There is no model folder /tmp/nothing")
+    result = adaptvis("convert", "original", "back", "--vision-tower", CONVERGED)
+    assert result.code == 0, result.err
+    before = load_file(embedded_models()[CONVERGED] / "model.safetensors")
+    after = load_file(tmp_path / "back" / "model.safetensors")
+    assert all(before[name].equal(after[name]) for name in before)
+
+
+def test_norms_that_were_trained_are_not_replaced_by_measured_ones(
+    adaptvis: Adaptvis, tmp_path: Path
+) -> None:
+    trained = ("--target-mean", 0.5, "--max-norm", 2.0)
+    assert adaptvis("convert", CONVERGED, "one", "--normalize", *trained).code == 0
+    for numbers in ((), trained[:2], trained[2:]):
+        result = adaptvis("convert", "one", "two", "--normalize", *numbers)
+        assert_one_sentence(result, "target_mean 0.5", "max_norm 2", "--target-mean")
+    given = ("--target-mean", 0.6, "--max-norm", 3.0)
+    assert adaptvis("convert", "one", "two", "--normalize", *given).code == 0
+    assert adaptvis("convert", "one", "three").code == 0
+    found = {
+        name: json.loads((tmp_path / name / "config.json").read_text()) for name in ("two", "three")
+    }
+    assert (found["two"]["target_mean"], found["two"]["max_norm"]) == (0.6, 3.0)
+    assert (found["three"]["target_mean"], found["three"]["max_norm"]) == (0.5, 2.0)
+
+
+def test_plain_llava_with_several_layers_is_noted_as_not_for_vllm(adaptvis: Adaptvis) -> None:
+    layers = ("--vision-feature-layers", "1,2", "--new-projector")
+    several = adaptvis("convert", CONVERGED, "several", "--to", "llava", *layers)
+    assert several.code == 0
+    assert "vLLM's LLaVA does not" in several.err
+    one = adaptvis("convert", CONVERGED, "one", "--to", "llava")
+    assert one.code == 0
+    assert "vLLM" not in one.err

@@ -1,5 +1,6 @@
 """`adaptvis train` for LLaVAs in stages: options become the recipe, and what is refused."""
 
+import io
 import json
 from pathlib import Path
 
@@ -22,6 +23,21 @@ def test_the_list_says_what_recipes_produce_and_need(adaptvis):
         assert name in text
     for said in ("Normalize", "mix665k", "--dry-run", "a CPU"):
         assert said in text
+
+
+@pytest.mark.parametrize("width", [100, 120, 200])
+def test_the_list_shows_the_files_to_give_whole(width):
+    from rich.console import Console
+
+    from adaptvis.cli.training.recipes import recipes_table
+
+    console = Console(width=width, record=True, file=io.StringIO())
+    console.print(recipes_table())
+    lines = console.export_text().splitlines()
+    left = lines[1].index("needs")
+    needs = "".join(line[left:].strip() for line in lines[2:])
+    assert "blip_laion_cc_sbu_558k.json" in needs
+    assert "llava_v1_5_mix665k.json" in needs
 
 
 def test_a_run_writes_a_model_and_shows_its_steps(adaptvis):

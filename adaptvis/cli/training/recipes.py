@@ -13,7 +13,8 @@ def recipes_table() -> Table:
 
     table = Table(box=box.SIMPLE_HEAD)
     for header in ("recipe", "produces", "stages", "needs"):
-        table.add_column(header, no_wrap=header == "recipe")
+        # Names of files must be there whole, however narrow the terminal is.
+        table.add_column(header, no_wrap=header == "recipe", overflow="fold")
     for name in tiny.RECIPES:
         embedded = tiny.load_recipe(name)
         table.add_row(

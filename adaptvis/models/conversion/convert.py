@@ -7,13 +7,14 @@ from pathlib import Path
 
 from huggingface_hub import snapshot_download
 
-from adaptvis.errors import CheckpointError, ConfigError, UnsupportedError, unknown_name
+from adaptvis.errors import ConfigError, UnsupportedError, unknown_name
 from adaptvis.models.conversion.checkpoint import Checkpoint
 from adaptvis.models.conversion.files import SHARD_BYTES, new_folder
 from adaptvis.models.conversion.hub import read_hub, write_adaptvis, write_llava
 from adaptvis.models.conversion.options import with_options
 from adaptvis.models.conversion.read_original import is_original, read_original
 from adaptvis.models.conversion.write_original import write_original
+from adaptvis.models.locating import embedded_models, require_place
 from adaptvis.models.sources import LLAVA_TYPES, read_config, readable
 
 __all__ = ["TARGETS", "convert"]
@@ -65,7 +66,7 @@ def convert(
     with new_folder(output) as part:
         folder = _local(source)
         own_code = is_original(folder)
-        checkpoint = _read(folder, own_code, vision_tower, language_model)
+        checkpoint = _read(folder, own_code, vision_tower, language_model, to)
         checkpoint = with_options(
             checkpoint,
             normalize=normalize,
@@ -91,11 +92,17 @@ def _read(
     own_code: bool,
     vision_tower: str | Path | None,
     language_model: str | Path | None,
+    to: str,
 ) -> Checkpoint:
     if own_code:
         tower = None if vision_tower is None else _local(vision_tower)
         base = None if language_model is None else _local(language_model)
         return read_original(folder, tower, base)
+    if vision_tower is not None and to != "original":
+        raise ConfigError(
+            f"{folder} has its own vision tower; --vision-tower goes with a source of LLaVA's own "
+            "code, or names the tower for --to original"
+        )
     if language_model is not None:
         raise ConfigError(
             f"{folder} has its own language model; --language-model goes with a projector alone "
@@ -111,22 +118,14 @@ def _read(
 
 
 def _local(source: str | Path) -> Path:
-    """The folder, or that of a hub id, downloaded where it is not yet.
+    """The folder, an embedded model's, or that of a hub id, downloaded where it is not yet.
 
     Raises:
         CheckpointError: there is neither.
     """
-    folder = Path(source).expanduser()
+    folder = Path(embedded_models().get(str(source), source)).expanduser()
+    require_place(folder)
     if folder.is_dir():
-        if not (folder / "config.json").is_file():
-            raise CheckpointError(
-                f"The folder {source} holds no model: it has no config.json; give the folder that "
-                "save_pretrained wrote"
-            )
         return folder
-    if str(source).count("/") != 1 or str(source).startswith((".", "/", "~")):
-        raise CheckpointError(
-            f"There is no model folder {source}; give one, or a hub id such as org/name"
-        )
     with readable("a checkpoint", source):
         return Path(snapshot_download(str(source), allow_patterns=_FILES))

@@ -16,7 +16,7 @@ from adaptvis.models.configuration import AdaptVisLlavaConfig
 from adaptvis.models.conversion.checkpoint import Checkpoint, write_weights
 from adaptvis.models.conversion.files import SHARD_BYTES, TensorFolder
 from adaptvis.models.conversion.names import classic_name
-from adaptvis.models.sources import read_config, readable
+from adaptvis.models.sources import read_config, readable, require_image_processor
 
 __all__ = ["generation_settings", "own_config", "read_hub", "write_adaptvis", "write_llava"]
 
@@ -30,6 +30,7 @@ def read_hub(folder: Path) -> Checkpoint:
         CheckpointError: something of it is missing.
     """
     config = own_config(read_config(folder))
+    require_image_processor(folder)
     with readable("a processor", folder):
         processor = AutoProcessor.from_pretrained(folder)
     files = TensorFolder(folder)
@@ -70,7 +71,7 @@ def write_adaptvis(checkpoint: Checkpoint, folder: Path, shard_bytes: int = SHAR
 
 
 def write_llava(checkpoint: Checkpoint, folder: Path, shard_bytes: int = SHARD_BYTES) -> None:
-    """Plain LLaVA, which any version of transformers and vLLM reads.
+    """Plain LLaVA, which transformers and, with one layer of the tower, vLLM read by themselves.
 
     Raises:
         UnsupportedError: an option is on that plain LLaVA does not have.

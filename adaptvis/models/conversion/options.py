@@ -38,6 +38,12 @@ def with_options(
         raise ConfigError("target_mean and max_norm belong to normalize; switch it on as well")
     changes: dict[str, object] = {}
     if normalize:
+        if config.normalize and not new_projector and (target_mean is None or max_norm is None):
+            raise ConfigError(
+                f"{checkpoint.source} is normalised already, at target_mean {config.target_mean:g} "
+                f"and max_norm {config.max_norm:g}, which measuring would replace; leave "
+                "--normalize out to keep them, or give both --target-mean and --max-norm"
+            )
         if target_mean is None or max_norm is None:
             mean, largest = _norms(checkpoint)
             target_mean = mean if target_mean is None else target_mean

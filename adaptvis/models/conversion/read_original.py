@@ -23,7 +23,12 @@ from adaptvis.models.conversion.files import TensorFolder
 from adaptvis.models.conversion.hub import generation_settings
 from adaptvis.models.conversion.names import from_original, tower_name
 from adaptvis.models.processors import IMAGE_TOKEN, add_placeholders, build_processor
-from adaptvis.models.sources import LLAVA_TYPES, read_config, readable
+from adaptvis.models.sources import (
+    LLAVA_TYPES,
+    read_config,
+    readable,
+    require_image_processor,
+)
 
 __all__ = [
     "ARCHITECTURES",
@@ -137,6 +142,7 @@ def _tower(folder: Path) -> _Tower:
             f"{folder} is a {config.model_type!r} model; LLaVA's own code uses CLIP towers, give "
             "the CLIP checkpoint that mm_vision_tower names"
         )
+    require_image_processor(folder)
     with readable("an image processor", folder):
         auto = AutoProcessor if is_llava else AutoImageProcessor
         loaded = auto.from_pretrained(folder)

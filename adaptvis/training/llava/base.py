@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from importlib.resources import files
-from pathlib import Path
 from typing import Any
 
 import torch
 
 from adaptvis.models.build import assemble
+from adaptvis.models.locating import embedded_models
+from adaptvis.models.processors import with_aspect_ratio
 from adaptvis.training.llava.recipe import Recipe
 
 __all__ = ["begin", "source_of"]
@@ -17,12 +17,11 @@ __all__ = ["begin", "source_of"]
 def source_of(name: str, seed: int) -> str:
     """Folder of an embedded model, or the folder or hub id itself; `{parity}` filled in."""
     name = name.replace("{parity}", str(seed % 2))
-    embedded = Path(str(files("adaptvis"))) / "assets" / "models" / name
-    return str(embedded) if "/" not in name and embedded.is_dir() else name
+    return str(embedded_models().get(name, name))
 
 
 def begin(recipe: Recipe, seed: int) -> tuple[Any, Any]:
-    """Model in float32 with a fresh projector, and its processor.
+    """Model in float32 with a fresh projector, and its processor: that of the last stage.
 
     Raises:
         CheckpointError: a part is missing or of another architecture.
@@ -39,4 +38,5 @@ def begin(recipe: Recipe, seed: int) -> tuple[Any, Any]:
         max_norm=recipe.max_norm,
         seed=seed,
     )
-    return model.to(torch.float32), processor
+    ratio = recipe.stages[-1].image_aspect_ratio
+    return model.to(torch.float32), with_aspect_ratio(processor, ratio)

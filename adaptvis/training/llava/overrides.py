@@ -34,6 +34,10 @@ def override(recipe: Recipe, settings: Iterable[str]) -> Recipe:
     return recipe_from(values, "The recipe after --set")
 
 
+class _New(dict[str, Any]):
+    """A part that was off, such as lora; the recipe's own check names what is wrong in it."""
+
+
 def _number(value: Any) -> Any:
     # YAML 1.1 reads 1e-3, without a dot, as text.
     if isinstance(value, str):
@@ -48,7 +52,7 @@ def _put(values: Any, steps: list[str], value: Any, setting: str) -> None:
     for step in steps[:-1]:
         place = _place(values, step, setting)
         if values[place] is None:
-            values[place] = {}  # such as lora; the recipe's own check names what is wrong in it
+            values[place] = _New()
         values = values[place]
     values[_place(values, steps[-1], setting)] = value
 
@@ -64,6 +68,6 @@ def _place(values: Any, step: str, setting: str) -> Any:
         raise ConfigError(f"--set {setting!r}: " + unknown_name("entry", step, known))
     if not isinstance(values, dict):
         raise ConfigError(f"--set {setting!r}: there is nothing below {step!r} to set")
-    if values and step not in values:
+    if not isinstance(values, _New) and step not in values:
         raise ConfigError(f"--set {setting!r}: " + unknown_name("field", step, values))
     return step

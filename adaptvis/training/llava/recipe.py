@@ -77,6 +77,8 @@ class Lora(_Frozen):
     dropout: Share = 0.05
     learning_rate: PositiveNumber | None = 2e-4
     """Replaces the stage's; None keeps that."""
+    projector_learning_rate: PositiveNumber | None = 2e-5
+    """Of a projector that is trained along; None: the adapters'."""
 
 
 class Stage(_Frozen):
@@ -100,6 +102,9 @@ class Stage(_Frozen):
     adam_betas: tuple[Share, Share] = (0.9, 0.999)
     max_grad_norm: PositiveNumber = 1.0
     prompt_style: Literal["chat", "plain"] = "chat"
+    image_aspect_ratio: Literal["crop", "pad"] = "crop"
+    """Of images that are not square: the middle is cut out, or they are padded to a square. The
+    finished model's processor does what the last stage does."""
     max_length: Positive | None = 2048
     """In tokens, image tokens included; longer conversations are cut at the end."""
     group_by_modality_length: bool = False
@@ -157,6 +162,12 @@ class Recipe(_Frozen):
         if self.uses_lora(stage) and self.lora and self.lora.learning_rate:
             return self.lora.learning_rate
         return stage.learning_rate
+
+    def projector_learning_rate(self, stage: Stage) -> float | None:
+        """The projector's own peak learning rate, or None where it has the stage's."""
+        if self.uses_lora(stage) and self.lora and "projector" in stage.trains:
+            return self.lora.projector_learning_rate
+        return None
 
     def uses_lora(self, stage: Stage) -> bool:
         """Whether the stage trains the language model through adapters."""

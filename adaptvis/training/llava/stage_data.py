@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from adaptvis.errors import AdaptVisWarning, ConfigError, DataError
+from adaptvis.models.processors import with_aspect_ratio
 from adaptvis.training.llava.data import Collator, ConversationDataset, check, write_two_ds
 from adaptvis.training.llava.recipe import GeneratedData, Recipe, Stage
 
@@ -102,7 +103,7 @@ def dataset_of(stage: Stage, source: Source, processor: Any) -> ConversationData
     return ConversationDataset(
         source.path,
         image_folder=source.images,
-        processor=processor,
+        processor=with_aspect_ratio(processor, stage.image_aspect_ratio),
         limit=stage.limit,
         prompt_style=stage.prompt_style,
         max_length=stage.max_length,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +17,21 @@ from adaptvis.training.llava.processes import on_cpu, processes
 from adaptvis.training.llava.recipe import Recipe, Stage
 from adaptvis.training.llava.sharing import share_of
 
-__all__ = ["StageTrainer", "make_sampler", "training_arguments"]
+__all__ = ["StageArguments", "StageTrainer", "make_sampler", "training_arguments"]
+
+
+@dataclass
+class StageArguments(TrainingArguments):
+    """The library's, and a learning rate of the projector's own."""
+
+    projector_learning_rate: float | None = None
 
 
 class StageTrainer(Trainer):
-    """The library's, with our order, steps without a trained token, and a schedule of today."""
+    """The library's, with our order, steps without a trained token, and a schedule of today.
+
+    The projector may have a learning rate of its own.
+    """
 
     def __init__(self, *, sampler: Sampler[int], **options: Any) -> None:
         super().__init__(**options)
@@ -40,11 +51,34 @@ class StageTrainer(Trainer):
         if checkpoint is None or self.is_deepspeed_enabled:
             return
         schedule: Any = getattr(self.lr_scheduler, "scheduler", self.lr_scheduler)
-        schedule.base_lrs = [self.args.learning_rate for _ in schedule.base_lrs]
-        rates = [self.args.learning_rate * at(schedule.last_epoch) for at in schedule.lr_lambdas]
-        for group, rate in zip(self.optimizer.param_groups, rates, strict=True):
-            group["initial_lr"], group["lr"] = self.args.learning_rate, rate
+        schedule.base_lrs = [
+            self.args.projector_learning_rate if group.get("projector") else self.args.learning_rate
+            for group in self.optimizer.param_groups
+        ]
+        factors = [at(schedule.last_epoch) for at in schedule.lr_lambdas]
+        rates = [base * by for base, by in zip(schedule.base_lrs, factors, strict=True)]
+        for group, base, rate in zip(
+            self.optimizer.param_groups, schedule.base_lrs, rates, strict=True
+        ):
+            group["initial_lr"], group["lr"] = base, rate
         schedule._last_lr = rates
+
+    def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
+        """The library's, with a group of its own for a projector that has its own rate."""
+        new = self.optimizer is None
+        optimizer = super().create_optimizer(model)
+        rate = self.args.projector_learning_rate
+        if new and rate is not None:
+            named = (self.model if model is None else model).named_parameters()
+            own = {id(p) for name, p in named if "multi_modal_projector" in name}
+            for group in list(optimizer.param_groups):
+                parts = [p for p in group["params"] if id(p) in own]
+                group["params"] = [p for p in group["params"] if id(p) not in own]
+                if parts:
+                    optimizer.add_param_group(
+                        {**group, "params": parts, "lr": rate, "projector": True}
+                    )
+        return optimizer
 
 
 def make_sampler(stage: Stage, lengths: list[int], seed: int) -> Sampler[int]:
@@ -72,7 +106,7 @@ def training_arguments(
     steps: int | None,
     total_steps: int,
     report_to: tuple[str, ...],
-) -> TrainingArguments:
+) -> StageArguments:
     """The Trainer's arguments of one stage.
 
     Args:
@@ -81,7 +115,7 @@ def training_arguments(
     """
     share = share_of(stage, processes())
     reach = {"max_steps": steps} if steps else {"num_train_epochs": stage.epochs}
-    return TrainingArguments(
+    return StageArguments(
         output_dir=str(folder),
         seed=seed,
         data_seed=seed,
@@ -89,6 +123,7 @@ def training_arguments(
         per_device_train_batch_size=share.at_once,
         gradient_accumulation_steps=share.times,
         learning_rate=recipe.stage_learning_rate(stage),
+        projector_learning_rate=recipe.projector_learning_rate(stage),
         lr_scheduler_type=stage.schedule,
         warmup_steps=math.ceil(stage.warmup * total_steps),
         weight_decay=stage.weight_decay,

@@ -18,9 +18,25 @@ def test_7b_recipes_have_the_published_hyper_parameters(variant):
     for stage in recipe.stages:
         assert (stage.epochs, stage.schedule, stage.warmup) == (1, "cosine", 0.03)
         assert (stage.weight_decay, stage.max_length) == (0, 2048)
+    # --image_aspect_ratio pad stands in the published finetune.sh and not in pretrain.sh.
+    assert (first.image_aspect_ratio, second.image_aspect_ratio) == ("crop", "pad")
     assert recipe.normalize is (variant != "baseline")
     layers = (12, 16, 20, 24) if "multilayer" in variant else None
     assert recipe.vision_feature_layers == layers
+
+
+def test_lora_has_the_published_rates_of_adapters_and_projector():
+    recipe = override(load_recipe("llava-1.5-7b-baseline"), ["lora.dropout=0.05"])
+    first, second = recipe.stages
+    assert (recipe.lora.rank, recipe.lora.alpha) == (128, 256)
+    assert (recipe.stage_learning_rate(second), recipe.projector_learning_rate(second)) == (
+        2e-4,
+        2e-5,
+    )
+    assert (recipe.stage_learning_rate(first), recipe.projector_learning_rate(first)) == (
+        1e-3,
+        None,
+    )
 
 
 def test_variants_differ_in_architecture_only():
@@ -44,12 +60,13 @@ def test_settings_reach_any_field_by_place_or_name():
             "stages.stage-1.learning_rate=2e-4",
             "stages.1.steps=7",
             "lora.rank=8",
+            "lora.alpha=9",
             "vision_feature_layers=[1, 3]",
         ],
     )
     assert recipe.stages[0].learning_rate == 2e-4
     assert recipe.stages[1].steps == 7
-    assert recipe.lora.rank == 8
+    assert (recipe.lora.rank, recipe.lora.alpha) == (8, 9)
     assert recipe.vision_feature_layers == (1, 3)
 
 
