@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import warnings
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,7 +13,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from adaptvis.config import NormRescale, SteeringConfig
+from adaptvis.config import SteeringConfig
 from adaptvis.diagnostics.attention.parts import (
     LAST_ROW,
     TEXT_ROWS,
@@ -29,6 +30,7 @@ from adaptvis.diagnostics.attention.rows import (
 )
 from adaptvis.engine import Query
 from adaptvis.errors import AdaptVisWarning, UnsupportedError
+from adaptvis.hf.active import TOKEN_METHODS, active_steering, without_steering
 from adaptvis.hf.engine import HFEngine
 from adaptvis.hf.observation import LayerAttention, observed_attention, observed_pass
 from adaptvis.hf.patch import steer
@@ -67,7 +69,10 @@ def attend(
     *,
     words: Sequence[str] = (),
 ) -> tuple[PromptAttention, PromptAttention]:
-    """One prompt's attention without steering, and steered by ``config`` (None: the same again).
+    """One prompt's attention without steering, and steered.
+
+    The first look is never steered, whatever the model is patched with. The second is steered by
+    what it is patched with and by ``config`` on top; where that is nothing, it is the first again.
 
     One prompt runs at a time, without a cache, under scaled dot-product attention; of the attention
     itself there are never more than (rows looked at) x (tokens) weights per head. The model is as
@@ -83,34 +88,40 @@ def attend(
     parts = prompt_parts(ids, engine.family.placeholder_of(engine.model.config))
     rows = word_rows(engine.processor.tokenizer, ids, parts, words)
     plain = _Rows(rows, parts)
-    observe_prompt(engine, inputs, plain)
+    with without_steering(engine.model):
+        observe_prompt(engine, inputs, plain)
     unsteered = plain.result()
-    if config is None:
-        return unsteered, unsteered
-    if isinstance(config, NormRescale):
-        changed = _Rows(rows, parts)
-        with steer(engine.model, config, processor=engine.processor):
-            observe_prompt(engine, inputs, changed)
-        return unsteered, changed.result()
-    # Rows before the first steered one see nothing of the steering, and are not run again.
-    steered = _Rows(rows, parts, plain.layers)
-    with (
-        torch.inference_mode(),
-        warnings.catch_warnings(),
-        steer(engine.model, config, processor=engine.processor),
-        observed_attention(steered),
-    ):
+    with ExitStack() as stack:
+        stack.enter_context(warnings.catch_warnings())
+        # A prompt that cannot be steered is looked at as it is.
         warnings.simplefilter("ignore", AdaptVisWarning)
-        engine.model(**inputs, **_last_logits(engine))
+        if config is not None:
+            stack.enter_context(steer(engine.model, config, processor=engine.processor))
+        active = active_steering(engine.model)
+        if not active:
+            return unsteered, unsteered
+        if any(isinstance(one, TOKEN_METHODS) for one in active):
+            steered = _Rows(rows, parts)
+            observe_prompt(engine, inputs, steered, steered=True)
+        else:
+            # Rows before the first steered one see nothing of the steering, and are not run again.
+            steered = _Rows(rows, parts, plain.layers)
+            with torch.inference_mode(), observed_attention(steered):
+                engine.model(**inputs, **_last_logits(engine))
     return unsteered, steered.result()
 
 
 @torch.inference_mode()
-def observe_prompt(engine: HFEngine, inputs: dict[str, Any], observer: Any) -> None:
-    """Run one encoded prompt without steering, and show every layer's attention.
+def observe_prompt(
+    engine: HFEngine, inputs: dict[str, Any], observer: Any, *, steered: bool = False
+) -> None:
+    """Run one encoded prompt, and show every layer's attention without coefficients on logits.
+
+    Image tokens are as the model makes them: rescaled or amplified if it is patched so.
 
     Args:
         observer: called with a :class:`adaptvis.hf.observation.LayerAttention` per layer.
+        steered: on a model whose attention is steered, show the second pass, too, after the first.
 
     Raises:
         UnsupportedError: no layer showed anything: the decoder computes attention on its own.
@@ -118,6 +129,9 @@ def observe_prompt(engine: HFEngine, inputs: dict[str, Any], observer: Any) -> N
     shown: set[int] = set()
 
     def watch(attention: LayerAttention) -> None:
+        # Only the second pass of steering knows steered columns.
+        if attention.columns is not None and not steered:
+            return
         shown.add(attention.layer)
         observer(attention)
 

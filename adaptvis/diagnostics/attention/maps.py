@@ -16,6 +16,7 @@ from adaptvis.diagnostics.attention.parts import LAST_ROW
 from adaptvis.diagnostics.prefill import Progress, silent
 from adaptvis.diagnostics.results import Result
 from adaptvis.errors import ConfigError, DataError
+from adaptvis.hf.active import method_names, steering_record, steering_under
 from adaptvis.hf.engine import HFEngine
 from adaptvis.hf.image_attention import token_places
 from adaptvis.tasks import Sample
@@ -136,7 +137,8 @@ def measure_attention_maps(
         raise ConfigError(
             f"The model has {count} layers, counted from 0; got {', '.join(map(str, chosen))}"
         )
-    names = ("unsteered",) if config is None else ("unsteered", config.method)
+    active = steering_under(engine.model, config)
+    names = ("unsteered", method_names(active)) if active else ("unsteered",)
     examples = []
     for number, sample in enumerate(samples):
         query = sample.query()
@@ -165,8 +167,8 @@ def measure_attention_maps(
     return AttentionMapsResult(
         engine=engine.describe(),
         settings={
-            "steering": None if config is None else config.to_dict(),
             **(settings or {}),
+            "steering": steering_record(active),
             "words": list(words),
             "layers": list(chosen),
             "shown": [sample.id for sample in samples],

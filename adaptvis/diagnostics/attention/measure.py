@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from typing import Any
 
 import numpy as np
@@ -25,8 +26,17 @@ from adaptvis.diagnostics.clustered import clustered_mean, separation
 from adaptvis.diagnostics.prefill import Progress, silent
 from adaptvis.engine import Query
 from adaptvis.errors import DataError, UnknownFamilyError, UnsupportedError
+from adaptvis.hf.active import (
+    TOKEN_METHODS,
+    active_steering,
+    method_names,
+    steering_record,
+    steering_under,
+    without_steering,
+)
 from adaptvis.hf.engine import HFEngine
 from adaptvis.hf.image_attention import token_places
+from adaptvis.hf.patch import steer
 from adaptvis.tasks import Sample, Task
 
 __all__ = ["UNSTEERED", "measure_attention"]
@@ -53,7 +63,8 @@ def measure_attention(
     Attention is looked at one prompt at a time; see :func:`.capture.attend` for the memory.
 
     Args:
-        config: looked at as well, beside the unsteered model.
+        config: looked at as well, beside the unsteered model, on top of what the model is
+            patched with; a patched model is looked at both ways without it, too.
         words: rows of these words of the prompt, where it has them (their last occurrence).
         batch_size: questions at once where answers are needed, for the overlap.
 
@@ -64,7 +75,8 @@ def measure_attention(
     if not samples:
         raise DataError("There is no question to look at; give a task with some")
     check_words([sample.prompt for sample in samples], words)
-    names = (UNSTEERED,) if config is None else (UNSTEERED, config.method)
+    active = steering_under(engine.model, config)
+    names = (UNSTEERED, method_names(active)) if active else (UNSTEERED,)
     looks: dict[tuple[str, str], list[tuple[int, dict[str, Any]]]] = defaultdict(list)
     overlaps: dict[str, list[tuple[int, Numbers]]] = defaultdict(list)
     tokens, covered = [], []
@@ -91,18 +103,24 @@ def measure_attention(
     images = [sample.image_id for sample in samples]
     overlap: tuple[LayerOverlap, ...] = ()
     if overlaps:
-        points = [
-            ask_points(
-                engine,
-                task,
-                samples,
-                config=one,
-                batch_size=batch_size,
-                doing=f"answers, {name}",
-                progress=progress,
-            )
-            for name, one in zip(names, (None, config), strict=False)
-        ]
+        points = []
+        for name in names:
+            # The engine takes one configuration; others are in force around it.
+            around: Any = without_steering(engine.model)
+            if name != UNSTEERED:
+                around = nullcontext() if config is None else steer(engine.model, config)
+            with around:
+                points.append(
+                    ask_points(
+                        engine,
+                        task,
+                        samples,
+                        config=_asked_config(engine),
+                        batch_size=batch_size,
+                        doing=f"answers, {name}",
+                        progress=progress,
+                    )
+                )
         overlap = tuple(
             _overlap(name, overlaps[name], of_name, images, seed)
             for name, of_name in zip(names, points, strict=True)
@@ -114,8 +132,8 @@ def measure_attention(
             "task": task.name,
             "questions": len(samples),
             "seed": seed,
-            "steering": None if config is None else config.to_dict(),
             **(settings or {}),
+            "steering": steering_record(active),
             "words": list(words),
         },
         means=tuple(_means(name, row, found, images) for (name, row), found in looks.items()),
@@ -124,6 +142,16 @@ def measure_attention(
         overlap=overlap,
         covered=float(np.mean(covered)) if covered else None,
     )
+
+
+def _asked_config(engine: HFEngine) -> SteeringConfig | None:
+    """With which of what is in force the engine answers under all of it.
+
+    It shares an unsteered prefill between attention methods, but none with other image tokens.
+    """
+    active = active_steering(engine.model)
+    tokens = [config for config in active if isinstance(config, TOKEN_METHODS)]
+    return next(iter([*tokens, *active]), None)
 
 
 def _measures(found: PromptAttention, row: int) -> dict[str, Any]:

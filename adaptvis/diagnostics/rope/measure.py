@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import numpy as np
 import torch
 
-from adaptvis.config import NormRescale, SteeringConfig
+from adaptvis.config import SteeringConfig
 from adaptvis.diagnostics.attention.capture import observe_prompt
 from adaptvis.diagnostics.attention.parts import prompt_parts
 from adaptvis.diagnostics.clustered import clustered_mean
@@ -19,6 +20,7 @@ from adaptvis.diagnostics.rope.rotation import inverse_frequencies
 from adaptvis.diagnostics.rope.sensitivity import Sensitivity, shift_sensitivity
 from adaptvis.engine import Query
 from adaptvis.errors import AdaptVisWarning, ConfigError, DataError
+from adaptvis.hf.active import TOKEN_METHODS, steering_record, steering_under
 from adaptvis.hf.engine import HFEngine
 from adaptvis.hf.observation import LayerAttention
 from adaptvis.hf.patch import steer
@@ -65,7 +67,8 @@ def measure_rope(
 
     Args:
         steps: positions by which the image's keys are moved; the papers move them by one.
-        config: a NormRescale under which to look; coefficients on logits are not of this probe.
+        config: a NormRescale or Amplify under which to look, on top of what the model is patched
+            with; coefficients on logits are not of this probe, and a patch's are left out.
 
     Raises:
         ConfigError: steps is 0 or no number, or the configuration steers attention.
@@ -73,16 +76,19 @@ def measure_rope(
     """
     if not np.isfinite(steps) or steps == 0:
         raise ConfigError(f"steps must be a number of positions other than 0, got {steps}")
-    if config is not None and not isinstance(config, NormRescale):
+    if config is not None and not isinstance(config, TOKEN_METHODS):
         raise ConfigError(
             f"The RoPE probe looks at the model's own logits, and {config.method} multiplies them; "
-            "leave it out, or give a NormRescale"
+            "leave it out, or give a NormRescale or an Amplify"
         )
+    active = steering_under(engine.model, config)
+    acting = tuple(one for one in active if isinstance(one, TOKEN_METHODS))
+    ignored = tuple(one for one in active if one not in acting)
     if not samples:
         raise DataError("There is no question to look at; give a task with some")
     values: list[Any] = []
     for number, sample in enumerate(samples):
-        with steer(engine.model, config), warnings.catch_warnings():
+        with _on_top(engine, config), warnings.catch_warnings():
             warnings.simplefilter("ignore", AdaptVisWarning)
             layers = probe_prompt(engine, sample.query(), steps=steps)
         fields = [torch.stack(field).numpy() for field in zip(*layers, strict=True)]
@@ -99,8 +105,9 @@ def measure_rope(
         engine=engine.describe(),
         settings={
             "questions": len(samples),
-            "steering": None if config is None else config.to_dict(),
             **(settings or {}),
+            "steering": steering_record(acting),
+            **({"steering left out": steering_record(ignored)} if ignored else {}),
             "steps": steps,
         },
         steps=steps,
@@ -113,3 +120,7 @@ def measure_rope(
         overall_change=clustered_mean(overall[:, 1], images),
         overall_gradient=clustered_mean(overall[:, 2], images),
     )
+
+
+def _on_top(engine: HFEngine, config: SteeringConfig | None) -> AbstractContextManager[Any]:
+    return nullcontext() if config is None else steer(engine.model, config)

@@ -11,7 +11,7 @@ from hf.helpers import FAMILIES
 from hf.tiny_families import HIDDEN
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from adaptvis.config import NormRescale, ScalingVis
+from adaptvis.config import Amplify, NormRescale, ScalingVis
 from adaptvis.diagnostics.attention.capture import attend, observe_prompt
 from adaptvis.diagnostics.attention.parts import LAST_ROW, TEXT_ROWS
 from adaptvis.diagnostics.rope.measure import probe_prompt
@@ -20,6 +20,7 @@ from adaptvis.errors import PromptError, UnsupportedError
 from adaptvis.hf.observation import observed_attention
 from adaptvis.hf.patch import steer
 from adaptvis.hf.patched_model import attention_configs
+from adaptvis.steering.directions import write_directions
 
 WORDS = ("left", "red")
 
@@ -127,6 +128,71 @@ def test_norms_are_rescaled_for_the_second_look() -> None:
     engine = TinyEngine("llava")
     plain, rescaled = attend(engine, query(), NormRescale(target=30.0))
     assert not np.allclose(plain.image, rescaled.image, atol=1e-4)
+
+
+def look(found, name: str) -> np.ndarray:
+    return np.nan_to_num(getattr(found, name))
+
+
+MEASURES = ("entropy", "system", "text", "image", "weights")
+
+
+def amplify(folder) -> Amplify:
+    torch.manual_seed(0)
+    vectors = {"horizontal": torch.randn(HIDDEN), "vertical": torch.randn(HIDDEN)}
+    path = write_directions(folder / "directions.safetensors", vectors, {})
+    return Amplify(directions=path, alpha=6.0)
+
+
+@pytest.mark.parametrize("family", ["llava", "qwen2_vl"])
+def test_amplified_image_tokens_are_looked_at_as_the_patched_model_sees_them(
+    family, tmp_path
+) -> None:
+    engine = TinyEngine(family)
+    config = amplify(tmp_path)
+    plain, amplified = attend(engine, query(), config)
+    assert not np.allclose(plain.image, amplified.image, atol=1e-3)
+    inputs = engine.encode([query()])
+    ids = inputs["input_ids"][0].tolist()
+    with steer(engine.model, config):
+        matrices = full_matrices(engine, inputs)
+    columns = [i for i, token in enumerate(ids) if token == engine.model.config.image_token_id]
+    for layer, matrix in enumerate(matrices):
+        wanted = matrix[:, -1, columns].sum(dim=-1)
+        np.testing.assert_allclose(amplified.image[layer, 0], wanted, atol=1e-5)
+
+
+def test_a_patched_model_is_looked_at_without_and_with_its_patches(tmp_path) -> None:
+    engine = TinyEngine("llava")
+    wanted_plain, wanted_steered = attend(engine, query(), ScalingVis(alpha=3))
+    norms = NormRescale(target=30.0)
+    with steer(engine.model, ScalingVis(alpha=3)):
+        found = attend(engine, query())
+        both = attend(engine, query(), norms)
+    with steer(engine.model, [ScalingVis(alpha=3), norms]):
+        together = attend(engine, query())
+        rescaled = {}
+
+        def keep(attention) -> None:
+            last = torch.tensor([attention.query.shape[2] - 1])
+            rescaled[attention.layer] = attention.weights(last)[0, :, 0]
+
+        # All rows first, then the steered tail of the second pass: the tail is what is used.
+        observe_prompt(engine, engine.encode([query()]), keep, steered=True)
+        observed = dict(rescaled)
+        observe_prompt(engine, engine.encode([query()]), keep)
+    for name in MEASURES:
+        assert np.array_equal(look(found[0], name), look(wanted_plain, name)), name
+        np.testing.assert_allclose(look(found[1], name), look(wanted_steered, name), atol=1e-6)
+        assert np.array_equal(look(both[0], name), look(wanted_plain, name)), name
+        assert np.array_equal(look(both[1], name), look(together[1], name)), name
+    image = engine.encode([query()])["input_ids"][0] == engine.model.config.image_token_id
+    for layer, weights in observed.items():
+        share = weights[:, image].sum(dim=-1)
+        np.testing.assert_allclose(together[1].image[layer, 0], share, atol=1e-6)
+        # Without being asked for, the second pass is not shown.
+        assert not torch.allclose(rescaled[layer], weights, atol=1e-3)
+    assert not np.allclose(wanted_plain.image, wanted_steered.image, atol=1e-3)
 
 
 def state_of(engine):

@@ -11,7 +11,7 @@ import torch
 from diagnostics.helpers import TinyEngine, full_matrices
 from hf.helpers import image
 
-from adaptvis.config import ScalingVis
+from adaptvis.config import NormRescale, ScalingVis
 from adaptvis.diagnostics.attention.capture import attend
 from adaptvis.diagnostics.attention.maps import measure_attention_maps
 from adaptvis.diagnostics.attention.measure import measure_attention
@@ -21,6 +21,7 @@ from adaptvis.diagnostics.clustered import ClusteredMean, Separation
 from adaptvis.diagnostics.results import write_result
 from adaptvis.engine import Answer
 from adaptvis.errors import ConfigError, DataError, PromptError
+from adaptvis.hf.patch import steer
 from adaptvis.tasks import Sample, Task
 
 PROMPTS = ("where is the red cat", "what is left of the dog", "is the cat right of the dog")
@@ -131,6 +132,27 @@ def test_results_are_written(tmp_path) -> None:
     last = [r for r in of_first if r["row"] == LAST_ROW]
     share = attend(engine, samples()[0].query())[0].weights[1, 0].sum()
     assert sum(r["weight"] for r in last) == pytest.approx(float(share), abs=1e-5)
+
+
+def test_what_a_model_is_patched_with_is_recorded_and_shown_beside_the_unsteered() -> None:
+    engine = Answering("llava")
+    plain = measure_attention(engine, TASK, samples())
+    assert plain.settings["steering"] is None
+    with steer(engine.model, [ScalingVis(alpha=3), NormRescale(target=30.0)]):
+        patched = measure_attention(engine, TASK, samples())
+        maps = measure_attention_maps(engine, samples()[:1])
+    for found in (patched, maps):
+        assert [one["method"] for one in found.settings["steering"]] == [
+            "scalingvis",
+            "norm_rescale",
+        ]
+    assert patched.steerings == ("unsteered", "scalingvis + norm_rescale")
+    assert [overlap.steering for overlap in patched.overlap] == list(patched.steerings)
+    unsteered = patched.row().overall["image"].estimate()
+    assert unsteered == plain.row().overall["image"].estimate()
+    steered = patched.row(steering=patched.steerings[1]).overall["image"].estimate()
+    assert steered["value"] != pytest.approx(unsteered["value"], abs=1e-3)
+    assert list(maps.examples[0].maps) == [(LAST_ROW, name) for name in patched.steerings]
 
 
 def test_wrong_layers_are_refused() -> None:

@@ -7,14 +7,18 @@ from functools import partial
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+import torch
 from diagnostics.helpers import TinyEngine
 from hf.helpers import image
+from hf.tiny_families import HIDDEN
 
-from adaptvis.config import NormRescale, ScalingVis
+from adaptvis.config import Amplify, NormRescale, ScalingVis
 from adaptvis.diagnostics.clustered import ClusteredMean
 from adaptvis.diagnostics.results import write_result
 from adaptvis.diagnostics.rope.measure import measure_rope, probe_prompt
 from adaptvis.errors import ConfigError, DataError
+from adaptvis.hf.patch import steer
+from adaptvis.steering.directions import write_directions
 from adaptvis.tasks import Sample
 
 
@@ -78,6 +82,24 @@ def test_results_are_written(tmp_path) -> None:
     assert record["settings"]["steering"]["target"] == 4
     layers, heads = result.change.value.shape
     assert pq.read_table(paths["parquet"]).num_rows == 4 * layers * heads
+
+
+def test_amplified_and_patched_models_are_probed_as_they_are_and_say_so(tmp_path) -> None:
+    engine = TinyEngine("llava")
+    vectors = {"horizontal": torch.arange(float(HIDDEN)), "vertical": torch.ones(HIDDEN)}
+    path = write_directions(tmp_path / "directions.safetensors", vectors, {})
+    config = Amplify(directions=path, alpha=6.0)
+    plain = measure_rope(engine, SAMPLES[:2])
+    amplified = measure_rope(engine, SAMPLES[:2], config=config)
+    with steer(engine.model, [ScalingVis(alpha=3), config]):
+        patched = measure_rope(engine, SAMPLES[:2])
+    assert not np.allclose(plain.share.value, amplified.share.value, atol=1e-3)
+    # Coefficients on logits are none of the probe's business, also where they are patched in.
+    np.testing.assert_array_equal(patched.change.value, amplified.change.value)
+    assert plain.settings["steering"] is None
+    assert amplified.settings["steering"]["method"] == "amplify"
+    assert patched.settings["steering"]["method"] == "amplify"
+    assert patched.settings["steering left out"]["method"] == "scalingvis"
 
 
 def test_what_cannot_be_probed_is_refused() -> None:
