@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from statistics import NormalDist
@@ -26,6 +27,15 @@ MEASURES = {
 }
 _FEWEST_ANSWERS = 10
 """With fewer right or wrong answers no AUROC is judged."""
+
+_FAR_LESS = 0.5
+"""The image gets far less attention than its tokens' part below this factor of that part."""
+
+_CHANCE = 0.5
+"""An AUROC above this tells right from wrong answers."""
+
+_TELLS_APART = 0.7
+"""One below this is nothing like the published .948: hardly more than chance."""
 
 
 @dataclass(frozen=True)
@@ -209,12 +219,13 @@ class AttentionResult(Result):
         tokens = self.tokens["image"]
         holds = None
         if self.images >= FEWEST_IMAGES and share["high"] is not None and share["low"] is not None:
-            holds = True if share["high"] < tokens else False if share["low"] > tokens else None
+            line = _FAR_LESS * tokens
+            holds = True if share["high"] < line else False if share["low"] > line else None
         return Finding(
             "Image tokens get far less attention than their number (about 10 % of attention for "
             "90 % of the tokens; AdaptVis)",
             f"the image is {_percent(tokens)} of the tokens and gets {_interval(share)} of the "
-            "last prompt token's attention",
+            f"last prompt token's attention; far less is below {_percent(_FAR_LESS * tokens)}",
             holds,
         )
 
@@ -246,14 +257,19 @@ class AttentionResult(Result):
         enough = min(separation.right, separation.wrong) >= _FEWEST_ANSWERS
         # The best of L layers is taken, so each is judged at 95 % of all L together (Bonferroni).
         wider = NormalDist().inv_cdf(1 - 0.025 / len(overlap.separation)) / Z_95
-        value = separation.value or 0.0
-        holds = value - wider * separation.half > 0.5
+        known = [s for s in overlap.separation if s.value is not None]
+        above = any((s.value or 0.0) - wider * s.half > _CHANCE for s in known)
+        below = all((s.value or 0.0) + wider * s.half < _TELLS_APART for s in known)
+        finite = math.isfinite(separation.half)
+        interval = f"[{separation.low:.3f}, {separation.high:.3f}]" if finite else "(no interval)"
+        judged = f"holds above {_CHANCE:g}, does not below {_TELLS_APART:g} in every layer"
+        if above and below:
+            judged = f"more than chance, and less than {_TELLS_APART:g} in every layer"
         return Finding(
             claim,
-            f"best in layer {layer} (counted from 0): AUROC {value:.3f} "
-            f"[{separation.low:.3f}, {separation.high:.3f}], {separation.right} right and "
-            f"{separation.wrong} wrong answers",
-            holds if enough and self.images >= FEWEST_IMAGES else None,
+            f"best in layer {layer} (counted from 0): AUROC {separation.value:.3f} {interval}, "
+            f"{separation.right} right and {separation.wrong} wrong answers; {judged}",
+            above if above != below and enough and self.images >= FEWEST_IMAGES else None,
         )
 
 

@@ -182,7 +182,13 @@ def test_findings_are_judged_by_their_intervals() -> None:
     # Three images decide nothing.
     assert [f.holds for f in plain.findings()] == [None, None, None]
     tokens = plain.tokens["image"]
-    for value, half, holds in ((0.1, 0.01, True), (tokens, 0.1, None), (0.99, 0.001, False)):
+    for value, half, holds in (
+        (0.1, 0.01, True),
+        # Less than the tokens' part, but not far less.
+        (tokens - 0.006, 0.001, False),
+        (tokens / 2, 0.1, None),
+        (0.99, 0.001, False),
+    ):
         share = overall(plain, LAST_ROW, "image", value, half).findings()[0]
         assert share.holds is holds
     for value, half, holds in ((0.72, 0.1, True), (0.5, 0.1, None), (0.3, 0.1, False)):
@@ -192,15 +198,25 @@ def test_findings_are_judged_by_their_intervals() -> None:
         (best, True),
         (dataclasses.replace(best, wrong=9), None),
         # At 95 % by itself, but not as the best of three layers.
-        (dataclasses.replace(best, value=0.61), False),
+        (dataclasses.replace(best, value=0.61), None),
+        (dataclasses.replace(best, value=0.55, half=0.05), False),
+        (dataclasses.replace(best, value=0.52, half=0.4), None),
+        (dataclasses.replace(best, value=0.5, half=0.05), False),
+        # More than chance, and far from the published separation.
+        (dataclasses.replace(best, value=0.6, half=0.01), None),
+        (dataclasses.replace(best, half=float("inf")), None),
     ):
-        overlap = dataclasses.replace(
-            plain.overlap[0],
-            separation=(best.__class__(0.4, 0.1, 50, 50), changed, Separation(0.3, 0.1, 50, 50)),
-        )
+        others = Separation(0.4, 0.1, 50, 50), Separation(0.3, 0.1, 50, 50)
+        overlap = dataclasses.replace(plain.overlap[0], separation=(others[0], changed, others[1]))
         finding = dataclasses.replace(plain, overlap=(overlap,), images=100).findings()[2]
         assert finding.holds is holds, finding
         assert "layer 1" in finding.measured
+    unsure = Separation(0.4, 0.4, 50, 50)
+    overlap = dataclasses.replace(
+        plain.overlap[0], separation=(unsure, dataclasses.replace(best, value=0.5, half=0.05))
+    )
+    # The claim is about any layer: one that may reach the line leaves it open.
+    assert dataclasses.replace(plain, overlap=(overlap,), images=100).findings()[2].holds is None
 
 
 def test_entropy_order_of_the_variants() -> None:
