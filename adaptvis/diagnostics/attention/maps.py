@@ -105,6 +105,8 @@ class AttentionMapsResult(Result):
             "share a scale. The percentage is the image's part of the row's attention; the "
             "outlines are the objects that the question is about, where the task knows them."
         )
+        count = self.settings.get("questions without an image", 0)
+        text += f" {count} question(s) without an image are left out." if count else ""
         return text + (" Steered maps stand to the right of unsteered ones." if steered else "")
 
 
@@ -126,7 +128,7 @@ def measure_attention_maps(
 
     Raises:
         ConfigError: the model has no such layer.
-        DataError: there is no question.
+        DataError: no question has an image; those without one are left out.
         UnknownFamilyError, UnsupportedError: the places of image tokens are not known.
     """
     if not samples:
@@ -141,7 +143,10 @@ def measure_attention_maps(
     names = ("unsteered", method_names(active)) if active else ("unsteered",)
     examples = []
     for number, sample in enumerate(samples):
+        progress("attention maps", number + 1, len(samples))
         query = sample.query()
+        if not query.images:
+            continue
         pair = attend(engine, query, config, words=words)
         image, boxes = token_places(engine, query, pair[0].tokens[2])
         maps, shares = {}, {}
@@ -163,7 +168,8 @@ def measure_attention_maps(
                 shares=shares,
             )
         )
-        progress("attention maps", number + 1, len(samples))
+    if not examples:
+        raise DataError(f"None of the {len(samples)} questions has an image; give a task with some")
     return AttentionMapsResult(
         engine=engine.describe(),
         settings={
@@ -171,7 +177,8 @@ def measure_attention_maps(
             "steering": steering_record(active),
             "words": list(words),
             "layers": list(chosen),
-            "shown": [sample.id for sample in samples],
+            "shown": [example.id for example in examples],
+            "questions without an image": len(samples) - len(examples),
         },
         examples=tuple(examples),
         layers=chosen,

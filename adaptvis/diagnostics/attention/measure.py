@@ -14,7 +14,7 @@ from adaptvis.config import SteeringConfig
 from adaptvis.diagnostics.accuracy import ask_points
 from adaptvis.diagnostics.attention.capture import PromptAttention, attend
 from adaptvis.diagnostics.attention.overlap import attention_on_boxes, box_coverage
-from adaptvis.diagnostics.attention.parts import LAST_ROW, check_words
+from adaptvis.diagnostics.attention.parts import LAST_ROW, TEXT_ROWS, check_words
 from adaptvis.diagnostics.attention.result import (
     MEASURES,
     AttentionResult,
@@ -60,7 +60,8 @@ def measure_attention(
 ) -> AttentionResult:
     """Entropy, shares and balance per layer and head, and the overlap with asked objects.
 
-    Attention is looked at one prompt at a time; see :func:`.capture.attend` for the memory.
+    Questions without an image are left out, and counted in ``settings``. Attention is looked at one
+    prompt at a time; see :func:`.capture.attend` for the memory.
 
     Args:
         config: looked at as well, beside the unsteered model, on top of what the model is
@@ -69,8 +70,7 @@ def measure_attention(
         batch_size: questions at once where answers are needed, for the overlap.
 
     Raises:
-        DataError: there is no question, or no prompt contains one of the words.
-        PromptError: a question has no image.
+        DataError: no question has an image, or no prompt contains one of the words.
     """
     if not samples:
         raise DataError("There is no question to look at; give a task with some")
@@ -80,8 +80,14 @@ def measure_attention(
     looks: dict[tuple[str, str], list[tuple[int, dict[str, Any]]]] = defaultdict(list)
     overlaps: dict[str, list[tuple[int, Numbers]]] = defaultdict(list)
     tokens, covered = [], []
-    for number, sample in enumerate(samples):
+    looked_at: list[Sample] = []
+    for done, sample in enumerate(samples, 1):
+        progress("attention", done, len(samples))
         query = sample.query()
+        if not query.images:
+            continue
+        number = len(looked_at)
+        looked_at.append(sample)
         pair = attend(engine, query, config, words=words)
         coverage = _coverage(engine, sample, query, pair[0].tokens[2])
         if coverage is not None:
@@ -93,7 +99,9 @@ def measure_attention(
             if coverage is not None:
                 weights = found.weights[:, found.rows[LAST_ROW]]
                 overlaps[name].append((number, attention_on_boxes(weights, coverage)))
-        progress("attention", number + 1, len(samples))
+    without, samples = len(samples) - len(looked_at), looked_at
+    if not samples:
+        raise DataError(f"None of the {without} questions has an image; give a task with some")
     absent = [word for word in words if (UNSTEERED, word) not in looks]
     if absent:
         raise DataError(
@@ -125,14 +133,17 @@ def measure_attention(
             _overlap(name, overlaps[name], of_name, images, seed)
             for name, of_name in zip(names, points, strict=True)
         )
+    text_rows = ((number, measures["entropy"]) for number, measures in looks[UNSTEERED, TEXT_ROWS])
     mean_tokens = np.mean(tokens, axis=0)
     return AttentionResult(
         engine=engine.describe(),
         settings={
             "task": task.name,
-            "questions": len(samples),
             "seed": seed,
             **(settings or {}),
+            "questions": len(samples),
+            "images": len(set(images)),
+            "questions without an image": without,
             "steering": steering_record(active),
             "words": list(words),
         },
@@ -140,6 +151,10 @@ def measure_attention(
         tokens=dict(zip(("system", "text", "image"), mean_tokens.tolist(), strict=True)),
         images=len(set(images)),
         overlap=overlap,
+        text_entropies=tuple(
+            (samples[number].id, samples[number].image_id, float(_nan_mean(entropy, axis=(0, 1))))
+            for number, entropy in text_rows
+        ),
         covered=float(np.mean(covered)) if covered else None,
     )
 

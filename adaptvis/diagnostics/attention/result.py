@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from statistics import NormalDist
 from typing import TYPE_CHECKING, Any
 
-from adaptvis.diagnostics.attention.parts import LAST_ROW, TEXT_ROWS
+from adaptvis.diagnostics.attention.parts import LAST_ROW
 from adaptvis.diagnostics.clustered import ClusteredMean, Separation
 from adaptvis.diagnostics.results import Finding, Result
 from adaptvis.evaluation.statistics import FEWEST_IMAGES, Z_95
@@ -16,7 +16,7 @@ from adaptvis.evaluation.statistics import FEWEST_IMAGES, Z_95
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-__all__ = ["MEASURES", "AttentionResult", "LayerOverlap", "RowMeans", "compare_entropy"]
+__all__ = ["MEASURES", "AttentionResult", "LayerOverlap", "RowMeans"]
 
 MEASURES = {
     "entropy": "normalised entropy over image tokens",
@@ -75,6 +75,8 @@ class AttentionResult(Result):
     overlap: per steering; empty where the objects' places, or the answers, are not known.
     covered: mean part of the image's tokens that lies on asked objects.
     images: clusters behind the intervals.
+    text_entropies: per question its id, its image and the unsteered entropy of the average text
+        row, mean over layers and heads; for comparisons between models.
     """
 
     instrument = "attention"
@@ -89,6 +91,7 @@ class AttentionResult(Result):
     images: int
     overlap: tuple[LayerOverlap, ...] = ()
     covered: float | None = None
+    text_entropies: tuple[tuple[str, str, float], ...] = ()
 
     def row(self, row: str = LAST_ROW, steering: str | None = None) -> RowMeans:
         """The means of one row; of the unsteered model by default.
@@ -203,6 +206,8 @@ class AttentionResult(Result):
                 "rightly answered question has more of it than a wrongly answered one (.5: it "
                 "tells nothing). A dotted line marks the objects' part of the image."
             )
+        if without := self.settings.get("questions without an image", 0):
+            text += f" {without} question(s) without an image are left out."
         if len(self.steerings) > 1:
             text += f" Under {self.steerings[1]}, the same is shown beside it."
         return text
@@ -271,40 +276,6 @@ class AttentionResult(Result):
             f"{separation.right} right and {separation.wrong} wrong answers; {judged}",
             above if above != below and enough and self.images >= FEWEST_IMAGES else None,
         )
-
-
-def compare_entropy(results: Mapping[str, AttentionResult]) -> Finding:
-    """The entropy order of the three variants (*Beyond Semantics*, table 4).
-
-    Args:
-        results: under "original", "normalize" and "multilayer", of the same questions.
-
-    Raises:
-        KeyError: a variant is missing.
-    """
-    order = ("normalize", "original", "multilayer")
-    entropies = [results[name].row(TEXT_ROWS).overall["entropy"].estimate() for name in order]
-    values = [entropy["value"] for entropy in entropies]
-    lows = [entropy["low"] for entropy in entropies]
-    highs = [entropy["high"] for entropy in entropies]
-    holds: bool | None = None
-    if None not in (*values, *lows, *highs):
-        if all(low > high for low, high in zip(lows, highs[1:], strict=False)):  # type: ignore[operator]
-            holds = True
-        elif any(high < low for high, low in zip(highs, lows[1:], strict=False)):  # type: ignore[operator]
-            holds = False
-    measured = ", ".join(
-        f"{name} {entropy['value']:.2f} [{entropy['low']:.2f}, {entropy['high']:.2f}]"
-        if None not in entropy.values()
-        else f"{name} not known"
-        for name, entropy in zip(order, entropies, strict=True)
-    )
-    return Finding(
-        "Entropy over image tokens: + Normalize .90 > LLaVA-1.5 .76 > + Normalize + Multilayer "
-        ".72 (2DS; Beyond Semantics, table 4)",
-        f"average text row: {measured}",
-        holds,
-    )
 
 
 def _best(overlap: LayerOverlap) -> tuple[int, Separation] | None:

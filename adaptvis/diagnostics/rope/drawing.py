@@ -59,8 +59,11 @@ def _scatter(figure: Any, axes: Any, result: RopeResult) -> None:
     times = "" if result.steps == 1 else rf"\times {result.steps:g}"
     axes.set_xlabel(rf"predicted: $\alpha_V(1-\alpha_V)\,\Delta g_V{times}$", fontsize=8)
     axes.set_ylabel(r"measured $\Delta\alpha_V$", fontsize=8)
-    value = result.determination
-    axes.set_title("theory" if value is None else f"theory: $R^2$ = {value:.3f}", fontsize=9)
+    of_small = result.judged_determination
+    title = rf"theory at {result.steps:g} position(s)"
+    if of_small is not None:
+        title += f"\n(judged at {result.judged_steps:g}: $R^2$ = {of_small:.3f})"
+    axes.set_title(title, fontsize=9)
     axes.tick_params(labelsize=8)
     axes.locator_params(nbins=4)
     axes.spines[["top", "right"]].set_visible(False)
