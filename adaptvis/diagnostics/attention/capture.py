@@ -47,10 +47,11 @@ class PromptAttention:
 
     rows: label of each row -> its index below: the last prompt token, the average text row, then
         words that were found.
-    entropy, system, text, image: float32 [L, R, H], see
-        :class:`adaptvis.diagnostics.attention.rows.RowAttention`; ``image`` is the image's share.
+    entropy, system, text, image, markup: float32 [L, R, H], see
+        :class:`adaptvis.diagnostics.attention.rows.RowAttention`; the shares add up to 1.
     weights: float32 [L, R, T], on the image tokens, means over the heads.
-    tokens: number of tokens of (system prompt, user text, image).
+    tokens: number of tokens of (system prompt, user text, image, markup).
+    from_template: see :class:`adaptvis.diagnostics.attention.parts.PromptParts`.
     """
 
     rows: dict[str, int]
@@ -58,8 +59,10 @@ class PromptAttention:
     system: Array
     text: Array
     image: Array
+    markup: Array
     weights: Array
-    tokens: tuple[int, int, int]
+    tokens: tuple[int, int, int, int]
+    from_template: bool
 
 
 def attend(
@@ -85,7 +88,8 @@ def attend(
     """
     inputs = engine.encode([query])
     ids = inputs["input_ids"][0]
-    parts = prompt_parts(ids, engine.family.placeholder_of(engine.model.config))
+    placeholder = engine.family.placeholder_of(engine.model.config)
+    parts = prompt_parts(ids, placeholder, engine.processor, query)
     rows = word_rows(engine.processor.tokenizer, ids, parts, words)
     plain = _Rows(rows, parts)
     with without_steering(engine.model):
@@ -169,7 +173,7 @@ class _Rows:
         self.parts = parts
         self.single = torch.tensor([len(parts.text) - 1, *words.values()], device=device)
         # The last row is text in all prompts but those that end in an image.
-        self.rest = torch.where(parts.text[:-1])[0]
+        self.rest = torch.where(parts.behind[:-1])[0]
         self.layers = {} if layers is None else dict(layers)
 
     def __call__(self, attention: LayerAttention) -> None:
@@ -195,22 +199,27 @@ class _Rows:
             np.stack([getattr(rows, name).transpose(0, 1).numpy() for rows in layers])
             for name in ("entropy", "system", "text", "weights")
         )
-        system_tokens, text_tokens, image_tokens = (
-            int(part.sum()) for part in (self.parts.system, self.parts.text, self.parts.image)
+        parts = self.parts
+        system_tokens, text_tokens, image_tokens, markup_tokens = (
+            int(part.sum()) for part in (parts.system, parts.text, parts.image, parts.markup)
         )
+        image = weights.sum(axis=-1)
         return PromptAttention(
             rows={row: i for i, row in enumerate((LAST_ROW, TEXT_ROWS, *self.words))},
             entropy=entropy,
             system=system,
             text=text,
-            image=weights.sum(axis=-1),
+            image=image,
+            # What is left, without the rounding where there is none.
+            markup=(1 - system - text - image).clip(min=0) * bool(markup_tokens),
             weights=weights.mean(axis=2),
-            tokens=(system_tokens, text_tokens, image_tokens),
+            tokens=(system_tokens, text_tokens, image_tokens, markup_tokens),
+            from_template=parts.from_template,
         )
 
     def _rows(self, single: RowAttention, rest: RowAttention) -> RowAttention:
         last = RowAttention(*(field[:, :1] for field in single))
-        ends_in_text = bool(self.parts.text[-1])
+        ends_in_text = bool(self.parts.behind[-1])
         summed = add_rows(rest, last) if ends_in_text or not len(self.rest) else rest
         mean = mean_row(summed, max(len(self.rest) + ends_in_text, 1))
         words = (field[:, 1:] for field in single)

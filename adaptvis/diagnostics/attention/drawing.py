@@ -17,8 +17,13 @@ if TYPE_CHECKING:
 __all__ = ["draw_attention", "heat_map", "layer_ticks", "literal"]
 
 # Light to dark, so that the parts differ in grey; the image, the darkest, is what one looks for.
-_PARTS = {"system": "#cfcfcf", "text": "#56B4E9", "image": "#8a3800"}
-_NAMES = {"system": "system prompt", "text": "user text", "image": "image"}
+_PARTS = {"system": "#cfcfcf", "markup": "#f3f0d0", "text": "#56B4E9", "image": "#8a3800"}
+_NAMES = {
+    "system": "system prompt",
+    "markup": "markup",
+    "text": "user text",
+    "image": "image",
+}
 _STYLES = ("-", "--")
 
 
@@ -139,7 +144,7 @@ def _shares(axes: Any, result: AttentionResult, of_last: list[RowMeans]) -> None
     if len(of_last) > 1:
         title += f"\nhatched: {of_last[1].steering}"
     axes.set_title(literal(title), fontsize=9)
-    axes.legend(fontsize=7, ncols=3, loc="upper center", bbox_to_anchor=(0.5, -0.2), frameon=False)
+    axes.legend(fontsize=7, ncols=4, loc="upper center", bbox_to_anchor=(0.5, -0.2), frameon=False)
 
 
 def _entropies(axes: Any, result: AttentionResult) -> None:

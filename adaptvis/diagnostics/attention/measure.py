@@ -43,6 +43,13 @@ __all__ = ["UNSTEERED", "measure_attention"]
 
 UNSTEERED = "unsteered"
 
+_PARTS_RULES = {
+    True: "from the chat template: system prompt and beginning of sequence, the user's own words, "
+    "the image, and markup",
+    False: "without a chat template: everything before the image is system, everything else user "
+    "text",
+}
+
 Numbers = NDArray[np.float64]
 
 
@@ -80,6 +87,7 @@ def measure_attention(
     looks: dict[tuple[str, str], list[tuple[int, dict[str, Any]]]] = defaultdict(list)
     overlaps: dict[str, list[tuple[int, Numbers]]] = defaultdict(list)
     tokens, covered = [], []
+    rules: set[str] = set()
     looked_at: list[Sample] = []
     for done, sample in enumerate(samples, 1):
         progress("attention", done, len(samples))
@@ -89,6 +97,7 @@ def measure_attention(
         number = len(looked_at)
         looked_at.append(sample)
         pair = attend(engine, query, config, words=words)
+        rules.add(_PARTS_RULES[pair[0].from_template])
         coverage = _coverage(engine, sample, query, pair[0].tokens[2])
         if coverage is not None:
             covered.append(coverage.mean())
@@ -144,11 +153,12 @@ def measure_attention(
             "questions": len(samples),
             "images": len(set(images)),
             "questions without an image": without,
+            "prompt parts": sorted(rules),
             "steering": steering_record(active),
             "words": list(words),
         },
         means=tuple(_means(name, row, found, images) for (name, row), found in looks.items()),
-        tokens=dict(zip(("system", "text", "image"), mean_tokens.tolist(), strict=True)),
+        tokens=dict(zip(("system", "text", "image", "markup"), mean_tokens.tolist(), strict=True)),
         images=len(set(images)),
         overlap=overlap,
         text_entropies=tuple(

@@ -23,6 +23,7 @@ MEASURES = {
     "system": "share of the system prompt",
     "text": "share of the user text",
     "image": "share of the image",
+    "markup": "share of the template's markup",
     "cmb": "CMB: image / (image + user text)",
 }
 _FEWEST_ANSWERS = 10
@@ -195,9 +196,10 @@ class AttentionResult(Result):
             "behind the image. Top: per layer and head, the entropy of the attention on the image "
             "over the logarithm of the number of image tokens (1: spread evenly, 0: one token), "
             "and CMB, the image's part of the attention on image and user text (.5: balanced; the "
-            "system prompt is left out). Below: how each layer shares its attention out, next to "
-            "which part of the prompt's tokens each part is; and the entropy per layer. Intervals "
-            "are 95 %, clustered by image."
+            "system prompt and markup are left out). Below: how each layer shares its attention "
+            "out, next to which part of the prompt's tokens each part is (markup: names of roles, "
+            "marks around images, the assistant's cue); and the entropy per layer. Intervals are "
+            "95 %, clustered by image."
         )
         if self.overlap:
             text += (
@@ -236,12 +238,15 @@ class AttentionResult(Result):
 
     def _system_share(self) -> Finding:
         share = self.row().overall["system"].estimate()
+        known = share["high"] is not None and share["low"] is not None
         holds = None
-        if self.images >= FEWEST_IMAGES and share["high"] is not None and share["low"] is not None:
-            holds = True if share["low"] > 0.5 else False if share["high"] < 0.5 else None
+        # Without a system prompt there is nothing that could take the attention.
+        if self.images >= FEWEST_IMAGES and known and self.tokens["system"] > 0:
+            low, high = share["low"] or 0.0, share["high"] or 0.0
+            holds = True if low > 0.5 else False if high < 0.5 else None
         return Finding(
             "Most attention goes to the system prompt (72.1 % in LLaVA-1.5; Beyond Semantics)",
-            f"{_interval(share)} goes to what stands before the image, "
+            f"{_interval(share)} goes to the system prompt and the beginning of sequence, "
             f"{_percent(self.tokens['system'])} of the tokens",
             holds,
         )

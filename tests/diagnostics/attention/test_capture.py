@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 import torch
-from diagnostics.helpers import TinyEngine, full_matrices, query
+from diagnostics.helpers import PROMPT, TinyEngine, full_matrices, query
 from hf.eager_reference import Spec, reference
 from hf.helpers import FAMILIES
 from hf.tiny_families import HIDDEN
@@ -23,22 +23,32 @@ from adaptvis.hf.patched_model import attention_configs
 from adaptvis.steering.directions import write_directions
 
 WORDS = ("left", "red")
+MEASURES = ("entropy", "system", "text", "image", "markup", "weights")
 
 
-def by_hand(matrix: torch.Tensor, row: int, ids: list[int], placeholder: int):
+def user_words(engine, ids: list[int], prompt: str = PROMPT) -> range:
+    """Where the prompt's words stand; the vocabulary has one token for each."""
+    tokens = engine.processor.tokenizer.convert_ids_to_tokens(ids)
+    words = prompt.split()
+    (start,) = (i for i in range(len(tokens)) if tokens[i : i + len(words)] == words)
+    return range(start, start + len(words))
+
+
+def by_hand(matrix: torch.Tensor, row: int, ids: list[int], placeholder: int, words: range):
     """Per head (entropy, system, text, image) of one row of a full matrix, by plain loops."""
-    first = ids.index(placeholder)
     found = []
     for weights in matrix[:, row].double().tolist():
-        system = sum(weights[:first])
+        # The tiny templates have no system prompt, and their tokenizers add no token before it;
+        # PaliGemma's processor writes a beginning of sequence.
+        system = sum(w for w, i in zip(weights, ids, strict=True) if i == 1)
         image = [w for w, i in zip(weights, ids, strict=True) if i == placeholder]
-        text = sum(w for w, i in zip(weights[first:], ids[first:], strict=True) if i != placeholder)
+        text = sum(weights[i] for i in words)
         seen = [w for w in image if w > 0]
         total = sum(seen)
         entropy = math.nan
         if len(seen) > 1:
             entropy = -sum(w / total * math.log(w / total) for w in seen) / math.log(len(seen))
-        found.append((entropy, system, text, total))
+        found.append((entropy, system, text, total, 1 - system - text - total))
     return np.array(found).T
 
 
@@ -58,13 +68,16 @@ def test_rows_equal_full_matrices(family) -> None:
     columns = [i for i, token in enumerate(ids) if token == placeholder]
     assert found.tokens[2] == len(columns)
     assert sum(found.tokens) == len(ids)
+    assert found.from_template
+    words = user_words(engine, ids)
+    assert found.tokens[1] == len(words) == 10
     first = ids.index(placeholder)
     text_rows = [n for n in range(first, len(ids)) if ids[n] != placeholder]
     for layer, matrix in enumerate(matrices):
         matrix = torch.cat([matrix, matrix[:, text_rows].mean(dim=1, keepdim=True)], dim=1)
         for index, row in enumerate([rows[0], -1, *rows[1:]]):
-            wanted = by_hand(matrix, row, ids, placeholder)
-            for name, values in zip(("entropy", "system", "text", "image"), wanted, strict=True):
+            wanted = by_hand(matrix, row, ids, placeholder, words)
+            for name, values in zip(MEASURES[:5], wanted, strict=True):
                 np.testing.assert_allclose(
                     getattr(found, name)[layer, index], values, atol=1e-5, err_msg=name
                 )
@@ -106,6 +119,7 @@ def test_steered_rows_equal_full_matrices(family, rows) -> None:
     columns = inputs["input_ids"] == placeholder
     first = ids.index(placeholder)
     text_rows = [n for n in range(first, len(ids)) if ids[n] != placeholder]
+    words = user_words(engine, ids)
     steered_rows = torch.zeros_like(columns)
     steered_rows[0, text_rows if rows == "text_after_image" else -1] = True
     matrices = steered_matrices(engine, inputs, steered_rows, torch.tensor([2.5]), layers=(1, 2))
@@ -117,8 +131,8 @@ def test_steered_rows_equal_full_matrices(family, rows) -> None:
     for layer, matrix in enumerate(matrices):
         matrix = torch.cat([matrix, matrix[:, text_rows].mean(dim=1, keepdim=True)], dim=1)
         for index, row in enumerate(looked_at):
-            wanted = by_hand(matrix, row, ids, placeholder)
-            for name, values in zip(("entropy", "system", "text", "image"), wanted, strict=True):
+            wanted = by_hand(matrix, row, ids, placeholder, words)
+            for name, values in zip(MEASURES[:5], wanted, strict=True):
                 np.testing.assert_allclose(
                     getattr(steered, name)[layer, index], values, atol=2e-5, err_msg=name
                 )
@@ -132,9 +146,6 @@ def test_norms_are_rescaled_for_the_second_look() -> None:
 
 def look(found, name: str) -> np.ndarray:
     return np.nan_to_num(getattr(found, name))
-
-
-MEASURES = ("entropy", "system", "text", "image", "weights")
 
 
 def amplify(folder) -> Amplify:

@@ -209,6 +209,10 @@ def test_findings_are_judged_by_their_intervals() -> None:
     ):
         share = overall(plain, LAST_ROW, "image", value, half).findings()[0]
         assert share.holds is holds
+    # The tiny model's template has no system prompt: there is nothing to judge.
+    assert plain.tokens["system"] == 0
+    assert overall(plain, LAST_ROW, "system", 0.3, 0.1).findings()[1].holds is None
+    plain = dataclasses.replace(plain, tokens={**plain.tokens, "system": 0.1})
     for value, half, holds in ((0.72, 0.1, True), (0.5, 0.1, None), (0.3, 0.1, False)):
         assert overall(plain, LAST_ROW, "system", value, half).findings()[1].holds is holds
     best = Separation(0.9, 0.1, 50, 50)
