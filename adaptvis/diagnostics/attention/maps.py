@@ -102,7 +102,8 @@ class AttentionMapsResult(Result):
             f"Attention weights on the image tokens of {len(self.examples)} prompts, from the rows "
             f"named above each map, averaged over the heads of layers {_spans(self.layers)}, drawn "
             "on the picture where each token stands. Brighter is more; all maps of one line "
-            "share a scale. The percentage is the image's part of the row's attention; the "
+            "share a scale, whose upper end is the largest part of the attention on one token. The "
+            "percentage is the image's part of the row's attention; the "
             "outlines are the objects that the question is about, where the task knows them."
         )
         count = self.settings.get("questions without an image", 0)
