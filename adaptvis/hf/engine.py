@@ -191,6 +191,8 @@ class HFEngine:
             )
         except (ValueError, IndexError) as error:
             raise PromptError(f"The processor refused the batch: {error}") from None
+        # PaliGemma's processor always adds them, and they ask the model for a training loss.
+        inputs.pop("labels", None)
         placeholder = self.family.placeholder_of(self.model.config)
         for query, ids in zip(queries, inputs["input_ids"], strict=True):
             if bool(query.images) != bool((ids == placeholder).any()):

@@ -7,6 +7,7 @@ steered; both give up the last row's weights on the way. One prompt at a time.
 from __future__ import annotations
 
 import warnings
+from contextlib import ExitStack
 from typing import Any
 
 import numpy as np
@@ -14,9 +15,10 @@ import torch
 from torch import Tensor
 
 from adaptvis.attention_map import AttentionMap
-from adaptvis.config import NormRescale, SteeringConfig
+from adaptvis.config import SteeringConfig
 from adaptvis.engine import Query
 from adaptvis.errors import AdaptVisWarning, PromptError
+from adaptvis.hf.active import TOKEN_METHODS, active_steering, without_steering
 from adaptvis.hf.attention import SteeredPass, observed_last_row, steered_pass
 from adaptvis.hf.engine import HFEngine
 from adaptvis.hf.geometry import image_token_boxes
@@ -33,7 +35,9 @@ def image_attention(
     """The last prompt token's attention over the image tokens of one question.
 
     Args:
-        config: steers the second of the two maps; with None they are equal.
+        config: steers the second of the two maps, on top of what the model is patched with; with
+            None that alone steers it, and on an unpatched model the two are equal. The first map
+            is never steered.
 
     Raises:
         PromptError: the prompt has no image, or its tokens are not those that the image implies.
@@ -44,23 +48,25 @@ def image_attention(
     inputs = engine.encode([query])
     tokens = inputs["input_ids"][0] == engine.family.placeholder_of(engine.model.config)
     image, boxes = token_places(engine, query, int(tokens.sum()))
-    unsteered = _plain(engine, inputs, tokens)
-    if config is None:
-        steered = unsteered
-    elif isinstance(config, NormRescale):
-        with steer(engine.model, config, processor=engine.processor):
+    with without_steering(engine.model):
+        unsteered = _plain(engine, inputs, tokens)
+    with ExitStack() as stack:
+        stack.enter_context(warnings.catch_warnings())
+        warnings.simplefilter("ignore", AdaptVisWarning)
+        if config is not None:
+            stack.enter_context(steer(engine.model, config, processor=engine.processor))
+        active = active_steering(engine.model)
+        if not active:
+            steered = unsteered
+        elif any(isinstance(one, TOKEN_METHODS) for one in active):
+            # Coefficients on top are looked at last, in the second pass.
             steered = _plain(engine, inputs, tokens)
-    else:
-        found = _Weights(tokens)
-        with (
-            warnings.catch_warnings(),
-            steer(engine.model, config, processor=engine.processor),
-            observed_last_row(found),
-        ):
-            warnings.simplefilter("ignore", AdaptVisWarning)
-            engine.model(**inputs)
-        # Nothing is run again for a prompt that is not steered.
-        steered = found.rows() if found.by_layer else unsteered
+        else:
+            found = _Weights(tokens)
+            with observed_last_row(found):
+                engine.model(**inputs)
+            # Nothing is run again for a prompt that is not steered.
+            steered = found.rows() if found.by_layer else unsteered
     return AttentionMap(image, boxes, unsteered, steered)
 
 

@@ -25,7 +25,7 @@ from adaptvis.hf.decisions import Decision, DecisionBatch
 from adaptvis.hf.patched_model import PatchedModel
 from adaptvis.presets import find_config, load_model_presets
 
-__all__ = ["SteeringHandle", "patch", "steer", "unpatch"]
+__all__ = ["SteeringHandle", "handles_in_force", "patch", "steer", "unpatch"]
 
 Configs = SteeringConfig | Sequence[SteeringConfig] | None
 Named = Configs | str | Path
@@ -97,12 +97,12 @@ class _Stack:
         self._model = weakref.ref(model)
         self.patched: PatchedModel = PatchedModel(
             model,
-            partial(self._in_force, "attention"),
-            partial(self._in_force, "norms"),
-            partial(self._in_force, "amplification"),
+            partial(self.in_force, "attention"),
+            partial(self.in_force, "norms"),
+            partial(self.in_force, "amplification"),
         )
 
-    def _in_force(self, kind: str) -> SteeringHandle | None:
+    def in_force(self, kind: str) -> SteeringHandle | None:
         mine = [h for h in self.handles if h.thread in (None, threading.get_ident())]
         if self.handles and not mine:
             warnings.warn(
@@ -203,6 +203,16 @@ def steer(model: nn.Module, config: Named, *, processor: Any = None) -> Iterator
             handle.remove()
         raise
     handle.remove()
+
+
+def handles_in_force(
+    model: nn.Module,
+) -> tuple[SteeringHandle | None, SteeringHandle | None, SteeringHandle | None]:
+    """The handles whose attention method, NormRescale and Amplify steer this thread."""
+    stack: _Stack | None = _unwrapped(model).__dict__.get(_ATTRIBUTE)
+    if stack is None:
+        return None, None, None
+    return stack.in_force("attention"), stack.in_force("norms"), stack.in_force("amplification")
 
 
 def _named(configs: Named, model: nn.Module) -> Configs:

@@ -18,12 +18,13 @@ MODEL = str(files("adaptvis") / "assets/models/tiny-2ds-seed1")
 def main(folder: Path, questions: int = 60) -> None:
     engine = HFEngine.load(MODEL)
     samples = get_task("2ds").load(questions)
-    # The theory is of first order: a tenth of a position shows it, a whole one leaves it.
+    # The theory is of first order: it is judged at 0.05 positions, whichever are shown.
     for steps in (0.1, 1.0):
         result = measure_rope(engine, samples, steps=steps)
         change = result.overall_change.estimate()["value"]
         print(f"{steps:g} positions: the image's share changes by {100 * change:.2f} points")
-        print(f"R squared of the theory: {result.determination:.3f}")
+        small, whole = result.judged_determination, result.determination
+        print(f"R squared of the theory: {small:.3f} at {result.judged_steps:g}, here {whole:.3f}")
     print(write_result(result, folder)["png"])
 
 

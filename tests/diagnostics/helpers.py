@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import Any
 
 import torch
 from hf.helpers import image
-from hf.tiny_families import HIDDEN, build, encode
+from hf.tiny_families import HIDDEN, build
 
 from adaptvis.engine import Query
 from adaptvis.hf.engine import HFEngine
@@ -17,18 +18,17 @@ PROMPT = "what is left of the red square in the image"
 
 
 class TinyEngine(HFEngine):
-    """An engine over a tiny random model, which encodes prompts as the tiny families' tests do."""
+    """An engine over a tiny random model; prompts are encoded as for any model."""
 
     def __init__(self, family: str, model: Any = None) -> None:
         self.tiny = "llava" if family == "adaptvis_llava" else family
         built, processor = build(self.tiny)
         if family == "adaptvis_llava":
             built = _adaptvis_llava(built)
+        if self.tiny == "smolvlm" and processor.video_processor is None:
+            # Without torchvision there is none, and its chat template asks for these two numbers.
+            processor.video_processor = SimpleNamespace(num_frames=1, fps=1)
         super().__init__(built if model is None else model, processor, family)
-
-    def encode(self, queries):
-        (query,) = queries
-        return dict(encode(self.tiny, self.processor, [query.prompt], [list(query.images)]))
 
 
 def _adaptvis_llava(llava: Any) -> Any:

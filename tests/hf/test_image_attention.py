@@ -5,13 +5,15 @@ import pytest
 import torch
 from hf.eager_reference import NAME, Spec, reference
 from hf.helpers import FAMILIES, Case, image
-from hf.tiny_families import encode
+from hf.tiny_families import HIDDEN, encode
 
-from adaptvis.config import AdaptVis, NormRescale, ScalingVis
+from adaptvis.config import AdaptVis, Amplify, NormRescale, ScalingVis
 from adaptvis.engine import Query
 from adaptvis.errors import PromptError
 from adaptvis.hf.engine import HFEngine
 from adaptvis.hf.image_attention import image_attention
+from adaptvis.hf.patch import steer
+from adaptvis.steering.directions import write_directions
 
 
 class Encoded(HFEngine):
@@ -94,6 +96,27 @@ def test_nothing_is_steered_where_alpha_is_1_or_steering_is_off() -> None:
     rescaled = image_attention(engine, query, NormRescale(target=30.0))
     assert not np.allclose(rescaled.steered, rescaled.unsteered, atol=1e-4)
     assert "forward" not in engine.model.__dict__
+
+
+def test_amplified_and_patched_models_are_mapped_as_they_are(tmp_path) -> None:
+    engine = Encoded("llava")
+    query = Query("where is the cat", (image(0),))
+    inputs = engine.encode([query])
+    plain = expected(engine, inputs)
+    vectors = {"horizontal": torch.arange(float(HIDDEN)), "vertical": torch.ones(HIDDEN)}
+    path = write_directions(tmp_path / "directions.safetensors", vectors, {})
+    config = Amplify(directions=path, alpha=6.0)
+    with steer(engine.model, config):
+        amplified = expected(engine, inputs)
+        patched = image_attention(engine, query)
+    for found in (image_attention(engine, query, config), patched):
+        np.testing.assert_allclose(found.unsteered, plain, atol=1e-5)
+        np.testing.assert_allclose(found.steered, amplified, atol=1e-5)
+    assert not np.allclose(plain, amplified, atol=1e-4)
+    with steer(engine.model, ScalingVis(alpha=3)):
+        patched = image_attention(engine, query)
+    np.testing.assert_allclose(patched.unsteered, plain, atol=1e-5)
+    np.testing.assert_allclose(patched.steered, expected(engine, inputs, 3.0), atol=1e-5)
 
 
 def test_a_prompt_without_an_image_is_refused() -> None:

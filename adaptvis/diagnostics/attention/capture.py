@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import warnings
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,7 +13,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from adaptvis.config import NormRescale, SteeringConfig
+from adaptvis.config import SteeringConfig
 from adaptvis.diagnostics.attention.parts import (
     LAST_ROW,
     TEXT_ROWS,
@@ -29,6 +30,7 @@ from adaptvis.diagnostics.attention.rows import (
 )
 from adaptvis.engine import Query
 from adaptvis.errors import AdaptVisWarning, UnsupportedError
+from adaptvis.hf.active import TOKEN_METHODS, active_steering, without_steering
 from adaptvis.hf.engine import HFEngine
 from adaptvis.hf.observation import LayerAttention, observed_attention, observed_pass
 from adaptvis.hf.patch import steer
@@ -45,10 +47,11 @@ class PromptAttention:
 
     rows: label of each row -> its index below: the last prompt token, the average text row, then
         words that were found.
-    entropy, system, text, image: float32 [L, R, H], see
-        :class:`adaptvis.diagnostics.attention.rows.RowAttention`; ``image`` is the image's share.
+    entropy, system, text, image, markup: float32 [L, R, H], see
+        :class:`adaptvis.diagnostics.attention.rows.RowAttention`; the shares add up to 1.
     weights: float32 [L, R, T], on the image tokens, means over the heads.
-    tokens: number of tokens of (system prompt, user text, image).
+    tokens: number of tokens of (system prompt, user text, image, markup).
+    from_template: see :class:`adaptvis.diagnostics.attention.parts.PromptParts`.
     """
 
     rows: dict[str, int]
@@ -56,8 +59,10 @@ class PromptAttention:
     system: Array
     text: Array
     image: Array
+    markup: Array
     weights: Array
-    tokens: tuple[int, int, int]
+    tokens: tuple[int, int, int, int]
+    from_template: bool
 
 
 def attend(
@@ -67,7 +72,10 @@ def attend(
     *,
     words: Sequence[str] = (),
 ) -> tuple[PromptAttention, PromptAttention]:
-    """One prompt's attention without steering, and steered by ``config`` (None: the same again).
+    """One prompt's attention without steering, and steered.
+
+    The first look is never steered, whatever the model is patched with. The second is steered by
+    what it is patched with and by ``config`` on top; where that is nothing, it is the first again.
 
     One prompt runs at a time, without a cache, under scaled dot-product attention; of the attention
     itself there are never more than (rows looked at) x (tokens) weights per head. The model is as
@@ -80,37 +88,44 @@ def attend(
     """
     inputs = engine.encode([query])
     ids = inputs["input_ids"][0]
-    parts = prompt_parts(ids, engine.family.placeholder_of(engine.model.config))
+    placeholder = engine.family.placeholder_of(engine.model.config)
+    parts = prompt_parts(ids, placeholder, engine.processor, query)
     rows = word_rows(engine.processor.tokenizer, ids, parts, words)
     plain = _Rows(rows, parts)
-    observe_prompt(engine, inputs, plain)
+    with without_steering(engine.model):
+        observe_prompt(engine, inputs, plain)
     unsteered = plain.result()
-    if config is None:
-        return unsteered, unsteered
-    if isinstance(config, NormRescale):
-        changed = _Rows(rows, parts)
-        with steer(engine.model, config, processor=engine.processor):
-            observe_prompt(engine, inputs, changed)
-        return unsteered, changed.result()
-    # Rows before the first steered one see nothing of the steering, and are not run again.
-    steered = _Rows(rows, parts, plain.layers)
-    with (
-        torch.inference_mode(),
-        warnings.catch_warnings(),
-        steer(engine.model, config, processor=engine.processor),
-        observed_attention(steered),
-    ):
+    with ExitStack() as stack:
+        stack.enter_context(warnings.catch_warnings())
+        # A prompt that cannot be steered is looked at as it is.
         warnings.simplefilter("ignore", AdaptVisWarning)
-        engine.model(**inputs, **_last_logits(engine))
+        if config is not None:
+            stack.enter_context(steer(engine.model, config, processor=engine.processor))
+        active = active_steering(engine.model)
+        if not active:
+            return unsteered, unsteered
+        if any(isinstance(one, TOKEN_METHODS) for one in active):
+            steered = _Rows(rows, parts)
+            observe_prompt(engine, inputs, steered, steered=True)
+        else:
+            # Rows before the first steered one see nothing of the steering, and are not run again.
+            steered = _Rows(rows, parts, plain.layers)
+            with torch.inference_mode(), observed_attention(steered):
+                engine.model(**inputs, **_last_logits(engine))
     return unsteered, steered.result()
 
 
 @torch.inference_mode()
-def observe_prompt(engine: HFEngine, inputs: dict[str, Any], observer: Any) -> None:
-    """Run one encoded prompt without steering, and show every layer's attention.
+def observe_prompt(
+    engine: HFEngine, inputs: dict[str, Any], observer: Any, *, steered: bool = False
+) -> None:
+    """Run one encoded prompt, and show every layer's attention without coefficients on logits.
+
+    Image tokens are as the model makes them: rescaled or amplified if it is patched so.
 
     Args:
         observer: called with a :class:`adaptvis.hf.observation.LayerAttention` per layer.
+        steered: on a model whose attention is steered, show the second pass, too, after the first.
 
     Raises:
         UnsupportedError: no layer showed anything: the decoder computes attention on its own.
@@ -118,6 +133,9 @@ def observe_prompt(engine: HFEngine, inputs: dict[str, Any], observer: Any) -> N
     shown: set[int] = set()
 
     def watch(attention: LayerAttention) -> None:
+        # Only the second pass of steering knows steered columns.
+        if attention.columns is not None and not steered:
+            return
         shown.add(attention.layer)
         observer(attention)
 
@@ -155,7 +173,7 @@ class _Rows:
         self.parts = parts
         self.single = torch.tensor([len(parts.text) - 1, *words.values()], device=device)
         # The last row is text in all prompts but those that end in an image.
-        self.rest = torch.where(parts.text[:-1])[0]
+        self.rest = torch.where(parts.behind[:-1])[0]
         self.layers = {} if layers is None else dict(layers)
 
     def __call__(self, attention: LayerAttention) -> None:
@@ -181,22 +199,27 @@ class _Rows:
             np.stack([getattr(rows, name).transpose(0, 1).numpy() for rows in layers])
             for name in ("entropy", "system", "text", "weights")
         )
-        system_tokens, text_tokens, image_tokens = (
-            int(part.sum()) for part in (self.parts.system, self.parts.text, self.parts.image)
+        parts = self.parts
+        system_tokens, text_tokens, image_tokens, markup_tokens = (
+            int(part.sum()) for part in (parts.system, parts.text, parts.image, parts.markup)
         )
+        image = weights.sum(axis=-1)
         return PromptAttention(
             rows={row: i for i, row in enumerate((LAST_ROW, TEXT_ROWS, *self.words))},
             entropy=entropy,
             system=system,
             text=text,
-            image=weights.sum(axis=-1),
+            image=image,
+            # What is left, without the rounding where there is none.
+            markup=(1 - system - text - image).clip(min=0) * bool(markup_tokens),
             weights=weights.mean(axis=2),
-            tokens=(system_tokens, text_tokens, image_tokens),
+            tokens=(system_tokens, text_tokens, image_tokens, markup_tokens),
+            from_template=parts.from_template,
         )
 
     def _rows(self, single: RowAttention, rest: RowAttention) -> RowAttention:
         last = RowAttention(*(field[:, :1] for field in single))
-        ends_in_text = bool(self.parts.text[-1])
+        ends_in_text = bool(self.parts.behind[-1])
         summed = add_rows(rest, last) if ends_in_text or not len(self.rest) else rest
         mean = mean_row(summed, max(len(self.rest) + ends_in_text, 1))
         words = (field[:, 1:] for field in single)

@@ -17,8 +17,13 @@ if TYPE_CHECKING:
 __all__ = ["draw_attention", "heat_map", "layer_ticks", "literal"]
 
 # Light to dark, so that the parts differ in grey; the image, the darkest, is what one looks for.
-_PARTS = {"system": "#cfcfcf", "text": "#56B4E9", "image": "#8a3800"}
-_NAMES = {"system": "system prompt", "text": "user text", "image": "image"}
+_PARTS = {"system": "#cfcfcf", "markup": "#f3f0d0", "text": "#56B4E9", "image": "#8a3800"}
+_NAMES = {
+    "system": "system prompt",
+    "markup": "markup",
+    "text": "user text",
+    "image": "image",
+}
 _STYLES = ("-", "--")
 
 
@@ -35,13 +40,12 @@ def draw_attention(result: AttentionResult) -> Figure:
     of_last = [result.row(LAST_ROW, steering) for steering in steerings]
     for measure, column, title in (("entropy", 0, "entropy over the image"), ("cmb", 1, "CMB")):
         values = [means.heads[measure].value for means in of_last]
-        known = np.concatenate([v[np.isfinite(v)] for v in values])
-        limits = (float(known.min()), float(known.max())) if len(known) else (0.0, 1.0)
         for row, (means, value) in enumerate(zip(of_last, values, strict=True)):
             name = f"{title}, last prompt token"
             if len(steerings) > 1:
                 name += f"\n{means.steering}"
-            heat_map(figure, axes[row, column], value, name, limits)
+            # Both are from 0 to 1: pictures of different models can be laid side by side.
+            heat_map(figure, axes[row, column], value, name, (0.0, 1.0))
     _shares(axes[len(steerings), 0], result, of_last)
     _entropies(axes[len(steerings), 1], result)
     if result.overlap:
@@ -139,7 +143,7 @@ def _shares(axes: Any, result: AttentionResult, of_last: list[RowMeans]) -> None
     if len(of_last) > 1:
         title += f"\nhatched: {of_last[1].steering}"
     axes.set_title(literal(title), fontsize=9)
-    axes.legend(fontsize=7, ncols=3, loc="upper center", bbox_to_anchor=(0.5, -0.2), frameon=False)
+    axes.legend(fontsize=7, ncols=4, loc="upper center", bbox_to_anchor=(0.5, -0.2), frameon=False)
 
 
 def _entropies(axes: Any, result: AttentionResult) -> None:
@@ -227,7 +231,19 @@ def _curves(axes: Any, result: AttentionResult) -> None:
     axes.set_ylim(0, 1.02)
     axes.set_ylabel("AUROC", fontsize=8)
     axes.set_title("does it tell right from wrong answers?", fontsize=9)
-    if len(result.overlap) > 1:
+    if all(s.value is None for overlap in result.overlap for s in overlap.separation):
+        count = result.overlap[0].separation[0]
+        missing = "wrong" if not count.wrong else "right"
+        axes.text(
+            0.5,
+            0.25,
+            f"no AUROC: there are no {missing} answers\n({count.right} right, {count.wrong} wrong)",
+            transform=axes.transAxes,
+            ha="center",
+            va="center",
+            fontsize=9,
+        )
+    elif len(result.overlap) > 1:
         axes.legend(
             fontsize=7, ncols=2, loc="upper center", bbox_to_anchor=(0.5, -0.2), frameon=False
         )

@@ -53,7 +53,7 @@ def draw_maps(result: AttentionMapsResult) -> Figure:
     count = 1 + len(columns)
     side = max(1.9, min(2.8, 8.4 / count))
     figure = Figure(
-        figsize=(side * count, (side + 0.65) * len(result.examples)),
+        figsize=(side * count, (side + 0.3) * len(result.examples)),
         layout="constrained",
         dpi=120,
     )
@@ -99,8 +99,15 @@ def _line(figure: Any, grid: Any, example: ImageMap, columns: Sequence[tuple[str
         _bare(axes, f"{row}\n{steering}\n{100 * example.shares[key]:.0f} % on the image")
         if key == list(painted)[-1]:
             bar = figure.colorbar(drawn, ax=axes, fraction=0.05, pad=0.03)
-            bar.set_ticks([0, 1], labels=["0", "most"])
+            bar.set_ticks([0, 1], labels=["0", _share_of_token(example)])
             bar.ax.tick_params(labelsize=7)
+
+
+def _share_of_token(example: ImageMap) -> str:
+    """The brightest colour: the largest share of attention of one token, in any map of the line."""
+    placed = ~np.isnan(example.boxes).any(axis=1)
+    largest = max((float(w[placed].max(initial=0.0)) for w in example.maps.values()), default=0.0)
+    return f"{100 * largest:.2g} %"
 
 
 def _aspect(example: ImageMap) -> float:

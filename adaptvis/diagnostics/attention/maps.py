@@ -16,6 +16,7 @@ from adaptvis.diagnostics.attention.parts import LAST_ROW
 from adaptvis.diagnostics.prefill import Progress, silent
 from adaptvis.diagnostics.results import Result
 from adaptvis.errors import ConfigError, DataError
+from adaptvis.hf.active import method_names, steering_record, steering_under
 from adaptvis.hf.engine import HFEngine
 from adaptvis.hf.image_attention import token_places
 from adaptvis.tasks import Sample
@@ -101,9 +102,12 @@ class AttentionMapsResult(Result):
             f"Attention weights on the image tokens of {len(self.examples)} prompts, from the rows "
             f"named above each map, averaged over the heads of layers {_spans(self.layers)}, drawn "
             "on the picture where each token stands. Brighter is more; all maps of one line "
-            "share a scale. The percentage is the image's part of the row's attention; the "
+            "share a scale, whose upper end is the largest part of the attention on one token. The "
+            "percentage is the image's part of the row's attention; the "
             "outlines are the objects that the question is about, where the task knows them."
         )
+        count = self.settings.get("questions without an image", 0)
+        text += f" {count} question(s) without an image are left out." if count else ""
         return text + (" Steered maps stand to the right of unsteered ones." if steered else "")
 
 
@@ -125,7 +129,7 @@ def measure_attention_maps(
 
     Raises:
         ConfigError: the model has no such layer.
-        DataError: there is no question.
+        DataError: no question has an image; those without one are left out.
         UnknownFamilyError, UnsupportedError: the places of image tokens are not known.
     """
     if not samples:
@@ -136,10 +140,14 @@ def measure_attention_maps(
         raise ConfigError(
             f"The model has {count} layers, counted from 0; got {', '.join(map(str, chosen))}"
         )
-    names = ("unsteered",) if config is None else ("unsteered", config.method)
+    active = steering_under(engine.model, config)
+    names = ("unsteered", method_names(active)) if active else ("unsteered",)
     examples = []
     for number, sample in enumerate(samples):
+        progress("attention maps", number + 1, len(samples))
         query = sample.query()
+        if not query.images:
+            continue
         pair = attend(engine, query, config, words=words)
         image, boxes = token_places(engine, query, pair[0].tokens[2])
         maps, shares = {}, {}
@@ -161,15 +169,17 @@ def measure_attention_maps(
                 shares=shares,
             )
         )
-        progress("attention maps", number + 1, len(samples))
+    if not examples:
+        raise DataError(f"None of the {len(samples)} questions has an image; give a task with some")
     return AttentionMapsResult(
         engine=engine.describe(),
         settings={
-            "steering": None if config is None else config.to_dict(),
             **(settings or {}),
+            "steering": steering_record(active),
             "words": list(words),
             "layers": list(chosen),
-            "shown": [sample.id for sample in samples],
+            "shown": [example.id for example in examples],
+            "questions without an image": len(samples) - len(examples),
         },
         examples=tuple(examples),
         layers=chosen,

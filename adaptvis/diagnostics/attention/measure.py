@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,7 @@ from adaptvis.config import SteeringConfig
 from adaptvis.diagnostics.accuracy import ask_points
 from adaptvis.diagnostics.attention.capture import PromptAttention, attend
 from adaptvis.diagnostics.attention.overlap import attention_on_boxes, box_coverage
-from adaptvis.diagnostics.attention.parts import LAST_ROW, check_words
+from adaptvis.diagnostics.attention.parts import LAST_ROW, TEXT_ROWS, check_words
 from adaptvis.diagnostics.attention.result import (
     MEASURES,
     AttentionResult,
@@ -25,13 +26,29 @@ from adaptvis.diagnostics.clustered import clustered_mean, separation
 from adaptvis.diagnostics.prefill import Progress, silent
 from adaptvis.engine import Query
 from adaptvis.errors import DataError, UnknownFamilyError, UnsupportedError
+from adaptvis.hf.active import (
+    TOKEN_METHODS,
+    active_steering,
+    method_names,
+    steering_record,
+    steering_under,
+    without_steering,
+)
 from adaptvis.hf.engine import HFEngine
 from adaptvis.hf.image_attention import token_places
+from adaptvis.hf.patch import steer
 from adaptvis.tasks import Sample, Task
 
 __all__ = ["UNSTEERED", "measure_attention"]
 
 UNSTEERED = "unsteered"
+
+_PARTS_RULES = {
+    True: "from the chat template: system prompt and beginning of sequence, the user's own words, "
+    "the image, and markup",
+    False: "without a chat template: everything before the image is system, everything else user "
+    "text",
+}
 
 Numbers = NDArray[np.float64]
 
@@ -50,27 +67,37 @@ def measure_attention(
 ) -> AttentionResult:
     """Entropy, shares and balance per layer and head, and the overlap with asked objects.
 
-    Attention is looked at one prompt at a time; see :func:`.capture.attend` for the memory.
+    Questions without an image are left out, and counted in ``settings``. Attention is looked at one
+    prompt at a time; see :func:`.capture.attend` for the memory.
 
     Args:
-        config: looked at as well, beside the unsteered model.
+        config: looked at as well, beside the unsteered model, on top of what the model is
+            patched with; a patched model is looked at both ways without it, too.
         words: rows of these words of the prompt, where it has them (their last occurrence).
         batch_size: questions at once where answers are needed, for the overlap.
 
     Raises:
-        DataError: there is no question, or no prompt contains one of the words.
-        PromptError: a question has no image.
+        DataError: no question has an image, or no prompt contains one of the words.
     """
     if not samples:
         raise DataError("There is no question to look at; give a task with some")
     check_words([sample.prompt for sample in samples], words)
-    names = (UNSTEERED,) if config is None else (UNSTEERED, config.method)
+    active = steering_under(engine.model, config)
+    names = (UNSTEERED, method_names(active)) if active else (UNSTEERED,)
     looks: dict[tuple[str, str], list[tuple[int, dict[str, Any]]]] = defaultdict(list)
     overlaps: dict[str, list[tuple[int, Numbers]]] = defaultdict(list)
     tokens, covered = [], []
-    for number, sample in enumerate(samples):
+    rules: set[str] = set()
+    looked_at: list[Sample] = []
+    for done, sample in enumerate(samples, 1):
+        progress("attention", done, len(samples))
         query = sample.query()
+        if not query.images:
+            continue
+        number = len(looked_at)
+        looked_at.append(sample)
         pair = attend(engine, query, config, words=words)
+        rules.add(_PARTS_RULES[pair[0].from_template])
         coverage = _coverage(engine, sample, query, pair[0].tokens[2])
         if coverage is not None:
             covered.append(coverage.mean())
@@ -81,7 +108,9 @@ def measure_attention(
             if coverage is not None:
                 weights = found.weights[:, found.rows[LAST_ROW]]
                 overlaps[name].append((number, attention_on_boxes(weights, coverage)))
-        progress("attention", number + 1, len(samples))
+    without, samples = len(samples) - len(looked_at), looked_at
+    if not samples:
+        raise DataError(f"None of the {without} questions has an image; give a task with some")
     absent = [word for word in words if (UNSTEERED, word) not in looks]
     if absent:
         raise DataError(
@@ -91,39 +120,63 @@ def measure_attention(
     images = [sample.image_id for sample in samples]
     overlap: tuple[LayerOverlap, ...] = ()
     if overlaps:
-        points = [
-            ask_points(
-                engine,
-                task,
-                samples,
-                config=one,
-                batch_size=batch_size,
-                doing=f"answers, {name}",
-                progress=progress,
-            )
-            for name, one in zip(names, (None, config), strict=False)
-        ]
+        points = []
+        for name in names:
+            # The engine takes one configuration; others are in force around it.
+            around: Any = without_steering(engine.model)
+            if name != UNSTEERED:
+                around = nullcontext() if config is None else steer(engine.model, config)
+            with around:
+                points.append(
+                    ask_points(
+                        engine,
+                        task,
+                        samples,
+                        config=_asked_config(engine),
+                        batch_size=batch_size,
+                        doing=f"answers, {name}",
+                        progress=progress,
+                    )
+                )
         overlap = tuple(
             _overlap(name, overlaps[name], of_name, images, seed)
             for name, of_name in zip(names, points, strict=True)
         )
+    text_rows = ((number, measures["entropy"]) for number, measures in looks[UNSTEERED, TEXT_ROWS])
     mean_tokens = np.mean(tokens, axis=0)
     return AttentionResult(
         engine=engine.describe(),
         settings={
             "task": task.name,
-            "questions": len(samples),
             "seed": seed,
-            "steering": None if config is None else config.to_dict(),
             **(settings or {}),
+            "questions": len(samples),
+            "images": len(set(images)),
+            "questions without an image": without,
+            "prompt parts": sorted(rules),
+            "steering": steering_record(active),
             "words": list(words),
         },
         means=tuple(_means(name, row, found, images) for (name, row), found in looks.items()),
-        tokens=dict(zip(("system", "text", "image"), mean_tokens.tolist(), strict=True)),
+        tokens=dict(zip(("system", "text", "image", "markup"), mean_tokens.tolist(), strict=True)),
         images=len(set(images)),
         overlap=overlap,
+        text_entropies=tuple(
+            (samples[number].id, samples[number].image_id, float(_nan_mean(entropy, axis=(0, 1))))
+            for number, entropy in text_rows
+        ),
         covered=float(np.mean(covered)) if covered else None,
     )
+
+
+def _asked_config(engine: HFEngine) -> SteeringConfig | None:
+    """With which of what is in force the engine answers under all of it.
+
+    It shares an unsteered prefill between attention methods, but none with other image tokens.
+    """
+    active = active_steering(engine.model)
+    tokens = [config for config in active if isinstance(config, TOKEN_METHODS)]
+    return next(iter([*tokens, *active]), None)
 
 
 def _measures(found: PromptAttention, row: int) -> dict[str, Any]:

@@ -6,8 +6,11 @@ import re
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
+import torch
 from torch import Tensor
 
+from adaptvis.diagnostics.attention.template_parts import template_parts
+from adaptvis.engine import Query
 from adaptvis.errors import DataError, PromptError
 
 __all__ = ["LAST_ROW", "TEXT_ROWS", "PromptParts", "find_word", "prompt_parts", "word_rows"]
@@ -16,7 +19,7 @@ LAST_ROW = "last prompt token"
 """The last row of a prompt, from which the first token of the answer is read."""
 
 TEXT_ROWS = "text rows"
-"""The average over all rows of user text behind the first image token, that last one included."""
+"""The average over all rows of text behind the first image token, that last one included."""
 
 _LONGEST_WORD = 8
 """Tokens of the longest word or phrase that is looked for."""
@@ -25,20 +28,39 @@ _PUNCTUATION = " .,;:?!'\"()"
 
 
 class PromptParts(NamedTuple):
-    """Which of the N tokens of a prompt belong to what; each token to one of them.
+    """Which of the N tokens of a prompt belong to what.
 
-    system: bool [N], everything before the first image token, the beginning of sequence included.
+    system: bool [N], the beginning of sequence and the chat template's system prompt.
     image: bool [N], the image tokens of all images.
-    text: bool [N], the rest: the user's text and what the chat template puts behind it.
+    text: bool [N], the user's own words, before and behind the images.
+    from_template: the parts are those of the chat template. Without one (a raw prompt) everything
+        before the first image token is ``system``, and everything else that is no image ``text``.
     """
 
     system: Tensor
     image: Tensor
     text: Tensor
+    from_template: bool = False
+
+    @property
+    def markup(self) -> Tensor:
+        """Bool [N], the rest: names of roles, marks around images, the assistant's cue."""
+        return ~(self.system | self.image | self.text)
+
+    @property
+    def behind(self) -> Tensor:
+        """Bool [N], all behind the first image token that is no image token."""
+        return (self.image.cumsum(dim=0) > 0) & ~self.image
 
 
-def prompt_parts(input_ids: Tensor, placeholder: int) -> PromptParts:
+def prompt_parts(
+    input_ids: Tensor, placeholder: int, processor: Any = None, query: Query | None = None
+) -> PromptParts:
     """The parts of one prompt without padding, ``input_ids`` [N].
+
+    Args:
+        placeholder: id of the image token.
+        processor, query: what ``input_ids`` were made of, so that the user's words can be found.
 
     Raises:
         PromptError: there is no image token.
@@ -46,8 +68,14 @@ def prompt_parts(input_ids: Tensor, placeholder: int) -> PromptParts:
     image = input_ids == placeholder
     if not bool(image.any()):
         raise PromptError("A prompt without an image has no attention on one; leave it out")
-    system = image.cumsum(dim=0) == 0
-    return PromptParts(system, image, ~system & ~image)
+    found = None
+    if query is not None and not query.raw:
+        found = template_parts(processor, query, input_ids.tolist(), placeholder)
+    if found is None:
+        system = image.cumsum(dim=0) == 0
+        return PromptParts(system, image, ~system & ~image)
+    system, text = (torch.tensor(part, device=input_ids.device) for part in found)
+    return PromptParts(system, image, text, from_template=True)
 
 
 def find_word(tokenizer: Any, input_ids: Tensor, word: str, columns: Tensor) -> int | None:
@@ -112,7 +140,7 @@ def word_rows(
     """The row of every word that the text behind the first image contains."""
     found = {}
     for word in words:
-        position = find_word(tokenizer, input_ids, word, parts.text)
+        position = find_word(tokenizer, input_ids, word, parts.behind)
         if position is not None:
             found[word] = position
     return found

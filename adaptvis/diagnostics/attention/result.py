@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from statistics import NormalDist
 from typing import TYPE_CHECKING, Any
 
-from adaptvis.diagnostics.attention.parts import LAST_ROW, TEXT_ROWS
+from adaptvis.diagnostics.attention.parts import LAST_ROW
 from adaptvis.diagnostics.clustered import ClusteredMean, Separation
 from adaptvis.diagnostics.results import Finding, Result
 from adaptvis.evaluation.statistics import FEWEST_IMAGES, Z_95
@@ -15,17 +16,27 @@ from adaptvis.evaluation.statistics import FEWEST_IMAGES, Z_95
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-__all__ = ["MEASURES", "AttentionResult", "LayerOverlap", "RowMeans", "compare_entropy"]
+__all__ = ["MEASURES", "AttentionResult", "LayerOverlap", "RowMeans"]
 
 MEASURES = {
     "entropy": "normalised entropy over image tokens",
     "system": "share of the system prompt",
     "text": "share of the user text",
     "image": "share of the image",
+    "markup": "share of the template's markup",
     "cmb": "CMB: image / (image + user text)",
 }
 _FEWEST_ANSWERS = 10
 """With fewer right or wrong answers no AUROC is judged."""
+
+_FAR_LESS = 0.5
+"""The image gets far less attention than its tokens' part below this factor of that part."""
+
+_CHANCE = 0.5
+"""An AUROC above this tells right from wrong answers."""
+
+_TELLS_APART = 0.7
+"""One below this is nothing like the published .948: hardly more than chance."""
 
 
 @dataclass(frozen=True)
@@ -65,6 +76,8 @@ class AttentionResult(Result):
     overlap: per steering; empty where the objects' places, or the answers, are not known.
     covered: mean part of the image's tokens that lies on asked objects.
     images: clusters behind the intervals.
+    text_entropies: per question its id, its image and the unsteered entropy of the average text
+        row, mean over layers and heads; for comparisons between models.
     """
 
     instrument = "attention"
@@ -79,6 +92,7 @@ class AttentionResult(Result):
     images: int
     overlap: tuple[LayerOverlap, ...] = ()
     covered: float | None = None
+    text_entropies: tuple[tuple[str, str, float], ...] = ()
 
     def row(self, row: str = LAST_ROW, steering: str | None = None) -> RowMeans:
         """The means of one row; of the unsteered model by default.
@@ -182,9 +196,10 @@ class AttentionResult(Result):
             "behind the image. Top: per layer and head, the entropy of the attention on the image "
             "over the logarithm of the number of image tokens (1: spread evenly, 0: one token), "
             "and CMB, the image's part of the attention on image and user text (.5: balanced; the "
-            "system prompt is left out). Below: how each layer shares its attention out, next to "
-            "which part of the prompt's tokens each part is; and the entropy per layer. Intervals "
-            "are 95 %, clustered by image."
+            "system prompt and markup are left out). Below: how each layer shares its attention "
+            "out, next to which part of the prompt's tokens each part is (markup: names of roles, "
+            "marks around images, the assistant's cue); and the entropy per layer. Intervals are "
+            "95 %, clustered by image."
         )
         if self.overlap:
             text += (
@@ -193,6 +208,8 @@ class AttentionResult(Result):
                 "rightly answered question has more of it than a wrongly answered one (.5: it "
                 "tells nothing). A dotted line marks the objects' part of the image."
             )
+        if without := self.settings.get("questions without an image", 0):
+            text += f" {without} question(s) without an image are left out."
         if len(self.steerings) > 1:
             text += f" Under {self.steerings[1]}, the same is shown beside it."
         return text
@@ -209,23 +226,27 @@ class AttentionResult(Result):
         tokens = self.tokens["image"]
         holds = None
         if self.images >= FEWEST_IMAGES and share["high"] is not None and share["low"] is not None:
-            holds = True if share["high"] < tokens else False if share["low"] > tokens else None
+            line = _FAR_LESS * tokens
+            holds = True if share["high"] < line else False if share["low"] > line else None
         return Finding(
             "Image tokens get far less attention than their number (about 10 % of attention for "
             "90 % of the tokens; AdaptVis)",
             f"the image is {_percent(tokens)} of the tokens and gets {_interval(share)} of the "
-            "last prompt token's attention",
+            f"last prompt token's attention; far less is below {_percent(_FAR_LESS * tokens)}",
             holds,
         )
 
     def _system_share(self) -> Finding:
         share = self.row().overall["system"].estimate()
+        known = share["high"] is not None and share["low"] is not None
         holds = None
-        if self.images >= FEWEST_IMAGES and share["high"] is not None and share["low"] is not None:
-            holds = True if share["low"] > 0.5 else False if share["high"] < 0.5 else None
+        # Without a system prompt there is nothing that could take the attention.
+        if self.images >= FEWEST_IMAGES and known and self.tokens["system"] > 0:
+            low, high = share["low"] or 0.0, share["high"] or 0.0
+            holds = True if low > 0.5 else False if high < 0.5 else None
         return Finding(
             "Most attention goes to the system prompt (72.1 % in LLaVA-1.5; Beyond Semantics)",
-            f"{_interval(share)} goes to what stands before the image, "
+            f"{_interval(share)} goes to the system prompt and the beginning of sequence, "
             f"{_percent(self.tokens['system'])} of the tokens",
             holds,
         )
@@ -246,49 +267,20 @@ class AttentionResult(Result):
         enough = min(separation.right, separation.wrong) >= _FEWEST_ANSWERS
         # The best of L layers is taken, so each is judged at 95 % of all L together (Bonferroni).
         wider = NormalDist().inv_cdf(1 - 0.025 / len(overlap.separation)) / Z_95
-        value = separation.value or 0.0
-        holds = value - wider * separation.half > 0.5
+        known = [s for s in overlap.separation if s.value is not None]
+        above = any((s.value or 0.0) - wider * s.half > _CHANCE for s in known)
+        below = all((s.value or 0.0) + wider * s.half < _TELLS_APART for s in known)
+        finite = math.isfinite(separation.half)
+        interval = f"[{separation.low:.3f}, {separation.high:.3f}]" if finite else "(no interval)"
+        judged = f"holds above {_CHANCE:g}, does not below {_TELLS_APART:g} in every layer"
+        if above and below:
+            judged = f"more than chance, and less than {_TELLS_APART:g} in every layer"
         return Finding(
             claim,
-            f"best in layer {layer} (counted from 0): AUROC {value:.3f} "
-            f"[{separation.low:.3f}, {separation.high:.3f}], {separation.right} right and "
-            f"{separation.wrong} wrong answers",
-            holds if enough and self.images >= FEWEST_IMAGES else None,
+            f"best in layer {layer} (counted from 0): AUROC {separation.value:.3f} {interval}, "
+            f"{separation.right} right and {separation.wrong} wrong answers; {judged}",
+            above if above != below and enough and self.images >= FEWEST_IMAGES else None,
         )
-
-
-def compare_entropy(results: Mapping[str, AttentionResult]) -> Finding:
-    """The entropy order of the three variants (*Beyond Semantics*, table 4).
-
-    Args:
-        results: under "original", "normalize" and "multilayer", of the same questions.
-
-    Raises:
-        KeyError: a variant is missing.
-    """
-    order = ("normalize", "original", "multilayer")
-    entropies = [results[name].row(TEXT_ROWS).overall["entropy"].estimate() for name in order]
-    values = [entropy["value"] for entropy in entropies]
-    lows = [entropy["low"] for entropy in entropies]
-    highs = [entropy["high"] for entropy in entropies]
-    holds: bool | None = None
-    if None not in (*values, *lows, *highs):
-        if all(low > high for low, high in zip(lows, highs[1:], strict=False)):  # type: ignore[operator]
-            holds = True
-        elif any(high < low for high, low in zip(highs, lows[1:], strict=False)):  # type: ignore[operator]
-            holds = False
-    measured = ", ".join(
-        f"{name} {entropy['value']:.2f} [{entropy['low']:.2f}, {entropy['high']:.2f}]"
-        if None not in entropy.values()
-        else f"{name} not known"
-        for name, entropy in zip(order, entropies, strict=True)
-    )
-    return Finding(
-        "Entropy over image tokens: + Normalize .90 > LLaVA-1.5 .76 > + Normalize + Multilayer "
-        ".72 (2DS; Beyond Semantics, table 4)",
-        f"average text row: {measured}",
-        holds,
-    )
 
 
 def _best(overlap: LayerOverlap) -> tuple[int, Separation] | None:

@@ -39,8 +39,8 @@ class RowAttention(NamedTuple):
     weights: float32 [H, r, T], of the full softmax; 0 for image tokens that a row does not see.
     entropy: float32 [H, r], entropy of the weights renormalised over the image tokens that the row
         sees, over the logarithm of their number; NaN where it sees fewer than two.
-    system, text: float32 [H, r], attention on these parts of the prompt. With the image's share,
-        the sum of ``weights``, they add up to 1.
+    system, text: float32 [H, r], attention on these parts of the prompt. The image's share is the
+        sum of ``weights``; what is left to 1 is the markup's.
     seen: bool [1, r, T], the image tokens that a row sees.
     """
 
@@ -179,7 +179,6 @@ def _by_kernel(
 ) -> RowAttention:
     device = attention.query.device
     image = torch.where(_on_show(attention, parts.image))[0]
-    system = torch.where(_on_show(attention, parts.system))[0]
     visible = attention.visible(rows).to(device)
     visible = visible.expand(1, 1, len(rows), attention.key.shape[2]).contiguous()
     options: dict[str, Any] = {
@@ -195,19 +194,23 @@ def _by_kernel(
     on_image = kernels.image_attention(
         query, attention.key, image_positions=image[None], **options, **steered
     )
-    on_system = kernels.image_attention(
-        query, attention.key, image_positions=system[None], **options
-    )
-    # The second call's softmax knows no coefficient: its sum is brought to the first one's.
-    change = torch.exp(on_system.log_sum_exp - on_image.log_sum_exp)
-    system_share = (on_system.share * change)[0]
+
+    def share_of(part: Tensor) -> Tensor:
+        columns = torch.where(_on_show(attention, part))[0]
+        if not len(columns):
+            return torch.zeros_like(on_image.share[0])
+        found = kernels.image_attention(
+            query, attention.key, image_positions=columns[None], **options
+        )
+        # This call's softmax knows no coefficient: its sum is brought to the first one's.
+        return (found.share * torch.exp(found.log_sum_exp - on_image.log_sum_exp))[0]
+
     seen = visible[0, :, :, image]
     count = seen[0].sum(dim=-1)
-    share = on_image.share[0]
     return RowAttention(
         _with_hidden(attention, on_image.weights[0], parts),
         on_image.entropy[0].masked_fill(count < 2, torch.nan),
-        system_share,
-        (1 - share - system_share).clamp(min=0),
+        share_of(parts.system),
+        share_of(parts.text),
         _with_hidden(attention, seen, parts),
     )

@@ -21,16 +21,16 @@ def draw_rope(result: RopeResult) -> Figure:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(8.4, 3.3), layout="constrained", dpi=120)
+    figure = Figure(figsize=(9.2, 3.4), layout="constrained", dpi=120)
     FigureCanvasAgg(figure)
     left, middle, right = figure.subplots(1, 3)
     for axes, values, title in (
         (left, result.change.value, r"$\Delta\alpha_V$: image's share"),
         (middle, result.gradient.value, r"$\Delta g_V$: logits per position"),
     ):
-        # The same distance from 0 either way, so that 0 has one shade: the middle one.
+        # The same distance from 0 either way, so that 0 has one shade, the lightest.
         largest = float(np.nanmax(np.abs(values), initial=0.0)) or 1.0
-        heat_map(figure, axes, values, "", (-largest, largest))
+        heat_map(figure, axes, values, "", (-largest, largest), "RdBu_r")
         axes.set_title(title, fontsize=9)
     _scatter(figure, right, result)
     return figure
@@ -59,8 +59,11 @@ def _scatter(figure: Any, axes: Any, result: RopeResult) -> None:
     times = "" if result.steps == 1 else rf"\times {result.steps:g}"
     axes.set_xlabel(rf"predicted: $\alpha_V(1-\alpha_V)\,\Delta g_V{times}$", fontsize=8)
     axes.set_ylabel(r"measured $\Delta\alpha_V$", fontsize=8)
-    value = result.determination
-    axes.set_title("theory" if value is None else f"theory: $R^2$ = {value:.3f}", fontsize=9)
+    of_small = result.judged_determination
+    title = rf"theory at {result.steps:g} position(s)"
+    if of_small is not None:
+        title += f"\n(judged at {result.judged_steps:g}: $R^2$ = {of_small:.3f})"
+    axes.set_title(title, fontsize=9)
     axes.tick_params(labelsize=8)
     axes.locator_params(nbins=4)
     axes.spines[["top", "right"]].set_visible(False)

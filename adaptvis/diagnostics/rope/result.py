@@ -14,10 +14,13 @@ from adaptvis.evaluation.statistics import FEWEST_IMAGES
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-__all__ = ["RopeResult"]
+__all__ = ["SMALL_STEP", "RopeResult"]
 
 _GOOD_PREDICTION = 0.9
 """The theory is said to hold from this coefficient of determination on."""
+
+SMALL_STEP = 0.05
+"""Positions at which the first-order theory is judged: 0.05 radians of the fastest coordinates."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,6 +29,8 @@ class RopeResult(Result):
     :class:`adaptvis.diagnostics.rope.sensitivity.Sensitivity`.
 
     steps: by how many positions the image was moved.
+    judged_steps: the small step at which the theory is judged; judged_change, judged_prediction:
+        delta alpha_V and its prediction there.
     overall_change, overall_gradient: means of the absolute values over layers and heads, [].
     images: clusters behind the intervals.
     """
@@ -44,6 +49,9 @@ class RopeResult(Result):
     change: ClusteredMean
     gradient: ClusteredMean
     predicted: ClusteredMean
+    judged_steps: float
+    judged_change: ClusteredMean
+    judged_prediction: ClusteredMean
     overall_change: ClusteredMean
     overall_gradient: ClusteredMean
 
@@ -52,11 +60,12 @@ class RopeResult(Result):
         """R squared of the prediction as it is, without a fit: 1 - sum (m - p)^2 / sum (m - mean)^2
         over layers and heads; None where all changes are equal.
         """
-        measured, predicted = self.change.value.ravel(), self.predicted.value.ravel()
-        spread = float(((measured - measured.mean()) ** 2).sum())
-        if spread == 0:
-            return None
-        return 1 - float(((measured - predicted) ** 2).sum()) / spread
+        return _determination(self.change, self.predicted)
+
+    @property
+    def judged_determination(self) -> float | None:
+        """The same at the small step, where a theory of first order can be judged."""
+        return _determination(self.judged_change, self.judged_prediction)
 
     def summary(self) -> dict[str, Any]:
         """Mean absolute changes, the most sensitive head, and how good the prediction is."""
@@ -74,7 +83,8 @@ class RopeResult(Result):
                 "delta alpha_V": float(self.change.value[layer, head]),
                 "predicted": float(self.predicted.value[layer, head]),
             },
-            "R squared of the prediction": self.determination,
+            f"R squared of the prediction at {self.steps:g}": self.determination,
+            f"R squared of the prediction at {self.judged_steps:g}": self.judged_determination,
         }
 
     def rows(self) -> list[dict[str, Any]]:
@@ -84,6 +94,8 @@ class RopeResult(Result):
             "delta alpha_V": self.change,
             "delta g_V": self.gradient,
             "predicted delta alpha_V": self.predicted,
+            f"delta alpha_V at {self.judged_steps:g}": self.judged_change,
+            f"predicted delta alpha_V at {self.judged_steps:g}": self.judged_prediction,
         }
         layers, heads = self.share.value.shape
         return [
@@ -116,24 +128,48 @@ class RopeResult(Result):
             "change per position. Values near 0 mean that a head hardly cares where the image "
             "tokens are said to be. Right: the first-order theory, alpha_V (1 - alpha_V) delta "
             "g_V, against what was measured, one point per head (on the line: the theory is "
-            "exact; it is of first order, and a whole position turns the fastest coordinates by a "
-            "radian, so that it may fail at 1 and hold at 0.1). A head may have a large delta "
-            "g_V and no delta alpha_V: its attention is saturated, all on the image or none."
+            f"exact). It is of first order, and a whole position turns the fastest coordinates by "
+            f"a radian, so it is judged at {self.judged_steps:g} positions, where R squared is "
+            f"{_number(self.judged_determination)}. A head may have a large delta g_V and no delta "
+            "alpha_V: its attention is saturated, all on the image or none." + _left_out(self)
         )
 
     def findings(self) -> list[Finding]:
         """Whether the first-order theory describes this model."""
-        value = self.determination
+        value = self.judged_determination
         holds = None
         if value is not None and self.images >= FEWEST_IMAGES:
             holds = value >= _GOOD_PREDICTION
-        measured = "all changes are equal" if value is None else f"R squared {value:.3f}"
+        shown = ""
+        if self.steps != self.judged_steps:
+            shown = (
+                f"; {_number(self.determination)} at {self.steps:g} position(s), where a theory of "
+                "first order is not judged"
+            )
         return [
             Finding(
-                "The change of the image's share follows alpha_V (1 - alpha_V) delta g_V (Beyond "
-                "Semantics)",
-                f"{measured} over {self.change.value.size} heads at {self.steps:g} position(s), "
-                f"without a fit; said to hold from {_GOOD_PREDICTION} on",
+                "For small shifts, the change of the image's share follows alpha_V (1 - alpha_V) "
+                "delta g_V (Beyond Semantics)",
+                f"R squared {_number(value)} over {self.change.value.size} heads at "
+                f"{self.judged_steps:g} position(s), without a fit; said to hold from "
+                f"{_GOOD_PREDICTION} on{shown}",
                 holds,
             )
         ]
+
+
+def _determination(change: ClusteredMean, prediction: ClusteredMean) -> float | None:
+    measured, predicted = change.value.ravel(), prediction.value.ravel()
+    spread = float(((measured - measured.mean()) ** 2).sum())
+    if spread == 0:
+        return None
+    return 1 - float(((measured - predicted) ** 2).sum()) / spread
+
+
+def _number(value: float | None) -> str:
+    return "not known (all changes are equal)" if value is None else f"{value:.3f}"
+
+
+def _left_out(result: RopeResult) -> str:
+    count = result.settings.get("questions without an image", 0)
+    return f" {count} question(s) without an image are left out." if count else ""

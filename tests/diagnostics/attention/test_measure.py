@@ -11,16 +11,18 @@ import torch
 from diagnostics.helpers import TinyEngine, full_matrices
 from hf.helpers import image
 
-from adaptvis.config import ScalingVis
+from adaptvis.config import NormRescale, ScalingVis
 from adaptvis.diagnostics.attention.capture import attend
+from adaptvis.diagnostics.attention.comparison import compare_entropy
 from adaptvis.diagnostics.attention.maps import measure_attention_maps
 from adaptvis.diagnostics.attention.measure import measure_attention
 from adaptvis.diagnostics.attention.parts import LAST_ROW, TEXT_ROWS
-from adaptvis.diagnostics.attention.result import MEASURES, compare_entropy
+from adaptvis.diagnostics.attention.result import MEASURES
 from adaptvis.diagnostics.clustered import ClusteredMean, Separation
 from adaptvis.diagnostics.results import write_result
 from adaptvis.engine import Answer
-from adaptvis.errors import ConfigError, DataError, PromptError
+from adaptvis.errors import ConfigError, DataError
+from adaptvis.hf.patch import steer
 from adaptvis.tasks import Sample, Task
 
 PROMPTS = ("where is the red cat", "what is left of the dog", "is the cat right of the dog")
@@ -133,15 +135,53 @@ def test_results_are_written(tmp_path) -> None:
     assert sum(r["weight"] for r in last) == pytest.approx(float(share), abs=1e-5)
 
 
+def test_what_a_model_is_patched_with_is_recorded_and_shown_beside_the_unsteered() -> None:
+    engine = Answering("llava")
+    plain = measure_attention(engine, TASK, samples())
+    assert plain.settings["steering"] is None
+    with steer(engine.model, [ScalingVis(alpha=3), NormRescale(target=30.0)]):
+        patched = measure_attention(engine, TASK, samples())
+        maps = measure_attention_maps(engine, samples()[:1])
+    for found in (patched, maps):
+        assert [one["method"] for one in found.settings["steering"]] == [
+            "scalingvis",
+            "norm_rescale",
+        ]
+    assert patched.steerings == ("unsteered", "scalingvis + norm_rescale")
+    assert [overlap.steering for overlap in patched.overlap] == list(patched.steerings)
+    unsteered = patched.row().overall["image"].estimate()
+    assert unsteered == plain.row().overall["image"].estimate()
+    steered = patched.row(steering=patched.steerings[1]).overall["image"].estimate()
+    assert steered["value"] != pytest.approx(unsteered["value"], abs=1e-3)
+    assert list(maps.examples[0].maps) == [(LAST_ROW, name) for name in patched.steerings]
+
+
 def test_wrong_layers_are_refused() -> None:
     with pytest.raises(ConfigError, match=r"3 layers, counted from 0; got 3"):
         measure_attention_maps(TinyEngine("llava"), samples(), layers=(3,))
 
 
-def test_questions_without_an_image_are_refused() -> None:
+def test_questions_without_an_image_are_left_out_and_counted() -> None:
     blind = [dataclasses.replace(s, images=tuple) for s in samples()]
-    with pytest.raises(PromptError, match="without an image"):
-        measure_attention(Answering("llava"), TASK, blind)
+    mixed = [blind[0], *samples()[1:4], *blind[4:]]
+    engine = Answering("llava")
+    wanted = measure_attention(engine, TASK, samples()[1:4], settings={"questions": 6})
+    found = measure_attention(engine, TASK, mixed, settings={"questions": 6})
+    assert found.settings["questions"] == 3
+    assert found.settings["questions without an image"] == 3
+    assert "3 question(s) without an image are left out" in found.reading()
+    assert "without an image" not in wanted.reading()
+    assert found.row().overall["image"].estimate() == wanted.row().overall["image"].estimate()
+    assert found.overlap[0].separation == wanted.overlap[0].separation
+    maps = measure_attention_maps(engine, mixed[:2])
+    assert [example.id for example in maps.examples] == ["q1"]
+    assert "1 question(s) without an image" in maps.reading()
+    for measure in (
+        lambda: measure_attention(engine, TASK, blind),
+        lambda: measure_attention_maps(engine, blind),
+    ):
+        with pytest.raises(DataError, match="None of the 6 questions has an image"):
+            measure()
 
 
 def overall(result, row: str, measure: str, value: float, half: float):
@@ -160,9 +200,19 @@ def test_findings_are_judged_by_their_intervals() -> None:
     # Three images decide nothing.
     assert [f.holds for f in plain.findings()] == [None, None, None]
     tokens = plain.tokens["image"]
-    for value, half, holds in ((0.1, 0.01, True), (tokens, 0.1, None), (0.99, 0.001, False)):
+    for value, half, holds in (
+        (0.1, 0.01, True),
+        # Less than the tokens' part, but not far less.
+        (tokens - 0.006, 0.001, False),
+        (tokens / 2, 0.1, None),
+        (0.99, 0.001, False),
+    ):
         share = overall(plain, LAST_ROW, "image", value, half).findings()[0]
         assert share.holds is holds
+    # The tiny model's template has no system prompt: there is nothing to judge.
+    assert plain.tokens["system"] == 0
+    assert overall(plain, LAST_ROW, "system", 0.3, 0.1).findings()[1].holds is None
+    plain = dataclasses.replace(plain, tokens={**plain.tokens, "system": 0.1})
     for value, half, holds in ((0.72, 0.1, True), (0.5, 0.1, None), (0.3, 0.1, False)):
         assert overall(plain, LAST_ROW, "system", value, half).findings()[1].holds is holds
     best = Separation(0.9, 0.1, 50, 50)
@@ -170,26 +220,84 @@ def test_findings_are_judged_by_their_intervals() -> None:
         (best, True),
         (dataclasses.replace(best, wrong=9), None),
         # At 95 % by itself, but not as the best of three layers.
-        (dataclasses.replace(best, value=0.61), False),
+        (dataclasses.replace(best, value=0.61), None),
+        (dataclasses.replace(best, value=0.55, half=0.05), False),
+        (dataclasses.replace(best, value=0.52, half=0.4), None),
+        (dataclasses.replace(best, value=0.5, half=0.05), False),
+        # More than chance, and far from the published separation.
+        (dataclasses.replace(best, value=0.6, half=0.01), None),
+        (dataclasses.replace(best, half=float("inf")), None),
     ):
-        overlap = dataclasses.replace(
-            plain.overlap[0],
-            separation=(best.__class__(0.4, 0.1, 50, 50), changed, Separation(0.3, 0.1, 50, 50)),
-        )
+        others = Separation(0.4, 0.1, 50, 50), Separation(0.3, 0.1, 50, 50)
+        overlap = dataclasses.replace(plain.overlap[0], separation=(others[0], changed, others[1]))
         finding = dataclasses.replace(plain, overlap=(overlap,), images=100).findings()[2]
         assert finding.holds is holds, finding
         assert "layer 1" in finding.measured
+    unsure = Separation(0.4, 0.4, 50, 50)
+    overlap = dataclasses.replace(
+        plain.overlap[0], separation=(unsure, dataclasses.replace(best, value=0.5, half=0.05))
+    )
+    # The claim is about any layer: one that may reach the line leaves it open.
+    assert dataclasses.replace(plain, overlap=(overlap,), images=100).findings()[2].holds is None
 
 
-def test_entropy_order_of_the_variants() -> None:
+def with_entropies(result, values: dict[str, float], images: int = 20):
+    """The result as of these questions, two per image, with these entropies of text rows."""
+    entropies = tuple((id_, f"image{i % images}", v) for i, (id_, v) in enumerate(values.items()))
+    means = overall(result, TEXT_ROWS, "entropy", float(np.mean(list(values.values()))), 0.5)
+    return dataclasses.replace(means, text_entropies=entropies)
+
+
+def test_entropies_of_questions_are_kept_for_comparisons() -> None:
     plain = measure_attention(Answering("llava"), TASK, samples(boxes=False))
+    assert [(id_, image_id) for id_, image_id, _ in plain.text_entropies] == [
+        (s.id, s.image_id) for s in samples()
+    ]
+    mean = plain.row(TEXT_ROWS).overall["entropy"].estimate()["value"]
+    assert np.mean([value for _, _, value in plain.text_entropies]) == pytest.approx(mean)
 
-    def variants(normalize: float, original: float, multilayer: float):
-        values = {"normalize": normalize, "original": original, "multilayer": multilayer}
-        return {n: overall(plain, TEXT_ROWS, "entropy", v, 0.01) for n, v in values.items()}
 
-    published = compare_entropy(variants(0.90, 0.76, 0.72))
+def test_the_entropy_order_is_judged_by_paired_differences_over_20_images() -> None:
+    plain = measure_attention(Answering("llava"), TASK, samples(boxes=False))
+    hard = np.random.default_rng(0).uniform(0.2, 0.8, 40)
+
+    def variants(normalize: float, multilayer: float, images: int = 20):
+        """Questions differ far more than models do."""
+        noise = np.random.default_rng(1).normal(0, 0.001, (3, 40))
+        shifts = {"my-baseline": 0.0, "my-normalize": normalize, "normalize-multilayer": multilayer}
+        return {
+            name: with_entropies(
+                plain, {f"q{i}": hard[i] + shift + noise[n, i] for i in range(40)}, images
+            )
+            for n, (name, shift) in enumerate(shifts.items())
+        }
+
+    published = compare_entropy(variants(0.02, -0.02))
+    # Each interval by itself is .5 wide either way: only pairs can tell.
     assert published.holds is True
-    assert "normalize 0.90 [0.89, 0.91]" in published.measured
-    assert compare_entropy(variants(0.70, 0.76, 0.72)).holds is False
-    assert compare_entropy(variants(0.77, 0.76, 0.72)).holds is None
+    assert "my-normalize 0.5" in published.measured
+    order = published.measured.split(";")[0]
+    places = [order.index(n) for n in ("my-normalize", "my-baseline", "normalize-multilayer")]
+    assert places == sorted(places)
+    assert "my-normalize - my-baseline = +0.020 [+0.020, +0.020]" in published.measured
+    assert compare_entropy(variants(-0.02, -0.02)).holds is False
+    assert compare_entropy(variants(0.02, 0.02)).holds is False
+    assert compare_entropy(variants(0.0001, -0.02)).holds is None
+    few = compare_entropy(variants(0.02, -0.02, images=19))
+    assert few.holds is None
+    assert "19 images" in few.measured
+
+
+def test_entropies_of_any_models_are_ordered_and_only_variants_judged() -> None:
+    plain = measure_attention(Answering("llava"), TASK, samples(boxes=False))
+    values = {f"q{i}": 0.5 + 0.001 * (i % 7) for i in range(40)}
+    low = with_entropies(plain, values)
+    high = with_entropies(plain, {k: v + 0.1 for k, v in values.items()})
+    found = compare_entropy({"one": low, "other": high})
+    assert found.holds is None
+    assert found.measured.startswith("average text row: other 0.60 > one 0.50")
+    # Only questions that both were asked are compared.
+    shifted = with_entropies(plain, {k.replace("q", "r"): v for k, v in values.items()})
+    apart = compare_entropy({"baseline": low, "normalize": high, "multilayer": shifted})
+    assert apart.holds is None
+    assert "no question in common" in apart.measured

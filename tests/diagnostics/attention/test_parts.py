@@ -1,14 +1,19 @@
 """The parts of a prompt and the rows of words, with several kinds of tokenizers."""
 
+import copy
+
 import pytest
 import torch
+from hf.helpers import image
 from hf.tiny_families import build
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import AutoProcessor, PreTrainedTokenizerFast
 
 from adaptvis.cli.models import embedded_models
 from adaptvis.diagnostics.attention.parts import find_word, prompt_parts, word_rows
+from adaptvis.engine import Query
 from adaptvis.errors import PromptError
+from adaptvis.model_inputs import prompt_text
 
 
 def test_system_image_and_text() -> None:
@@ -18,6 +23,72 @@ def test_system_image_and_text() -> None:
     assert parts.text.tolist() == [False, False, False, False, True, False, True]
     with pytest.raises(PromptError, match="without an image"):
         prompt_parts(torch.tensor([1, 2]), placeholder=9)
+
+
+TURNS = (
+    "{{% for message in messages %}}{{{{ message['role'] }}}} : {}{{% endfor %}}"
+    "{{% if add_generation_prompt %}}assistant :{{% endif %}}"
+)
+IMAGES = "{% for p in message['content'] if p['type'] == 'image' %}<image>\n{% endfor %}"
+WORDS = "{% for p in message['content'] if p['type'] == 'text' %}{{ p['text'] }} {% endfor %}"
+
+
+def tokens_by_part(processor, query: Query) -> dict[str, list[str]]:
+    """The tokens of each part, in order; image tokens are left out."""
+    text = prompt_text(processor, query, "")
+    inputs = processor(text=text, images=list(query.images), return_tensors="pt")
+    ids = inputs["input_ids"][0]
+    placeholder = processor.tokenizer.convert_tokens_to_ids("<image>")
+    parts = prompt_parts(ids, placeholder, processor, query)
+    names = processor.tokenizer.convert_ids_to_tokens(ids)
+    assert bool((parts.system.int() + parts.text.int() + parts.image.int() <= 1).all())
+    masks = {"system": parts.system, "text": parts.text, "markup": parts.markup}
+    return {
+        part: [name for name, inside in zip(names, mask.tolist(), strict=True) if inside]
+        for part, mask in masks.items()
+    }
+
+
+@pytest.mark.parametrize("order", [IMAGES + WORDS, WORDS + IMAGES])
+def test_the_template_tells_the_system_prompt_and_the_users_words(order) -> None:
+    """Also where the user's words stand before the image."""
+    processor = copy.copy(build("llava")[1])
+    query = Query("where is the red cat ?", (image(0),))
+    plain = {"system": [], "text": query.prompt.split(), "markup": ["user", ":", "\n"]}
+    plain["markup"] += ["assistant", ":"]
+    processor.chat_template = TURNS.format(order)
+    assert tokens_by_part(processor, query) == plain
+    # A system prompt that has words of the user's, and of the markup.
+    processor.chat_template = "<bos>here you help user : where the red cat is .\n" + TURNS.format(
+        order
+    )
+    system = [
+        "<bos>",
+        *["here", "you", "help", "user", ":", "where", "the", "red", "cat", "is", "."],
+        "\n",
+    ]
+    assert tokens_by_part(processor, query) == {**plain, "system": system}
+
+
+def test_a_raw_prompt_has_only_what_stands_before_and_behind_the_image() -> None:
+    processor = build("llava")[1]
+    raw = Query("user : <image> where is the cat ? assistant :", (image(0),), raw=True)
+    assert tokens_by_part(processor, raw) == {
+        "system": ["user", ":"],
+        "text": ["where", "is", "the", "cat", "?", "assistant", ":"],
+        "markup": [],
+    }
+
+
+def test_parts_of_an_embedded_model() -> None:
+    processor = AutoProcessor.from_pretrained(embedded_models()["tiny-2ds-seed1"])
+    query = Query("Is the red circle to the left of the blue cross?", (image(0),))
+    parts = tokens_by_part(processor, query)
+    # Its tokenizer writes small letters.
+    assert "".join(parts["text"]).replace("Ġ", "") == query.prompt.lower().replace(" ", "")
+    markup = "".join(parts["markup"]).lower()
+    assert "user" in markup
+    assert "assistant" in markup
 
 
 def pieces() -> PreTrainedTokenizerFast:

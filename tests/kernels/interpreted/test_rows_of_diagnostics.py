@@ -17,7 +17,10 @@ def parts() -> PromptParts:
     image = torch.zeros(LENGTH, dtype=torch.bool)
     image[IMAGE] = True
     system = torch.arange(LENGTH) < IMAGE.start
-    return PromptParts(system, image, ~system & ~image)
+    # The user's words stand on both sides of the image, with markup around them.
+    text = torch.zeros(LENGTH, dtype=torch.bool)
+    text[[4, 5, *range(42, 56)]] = True
+    return PromptParts(system & ~text, image, text)
 
 
 def layer(width: int = LENGTH, **options) -> LayerAttention:
