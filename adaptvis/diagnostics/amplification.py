@@ -260,7 +260,7 @@ def measure_amplification(
             "questions": len(samples),
             "items": len(names),
             "questions_per_item": len(samples) // len(names),
-            "directions": str(directions),
+            "directions": Path(directions).name,
             "sha256": configs[0].sha256,
             "axes": list(axes) if axes else "all",
             "control_seeds": list(range(seed, seed + controls)),

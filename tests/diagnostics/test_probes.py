@@ -76,6 +76,25 @@ def test_probes_are_written_and_read_well(measured, tmp_path):
     assert paths["png"].stat().st_size > 10_000
 
 
+def test_a_model_without_right_answers_keeps_its_probes(monkeypatch, tmp_path):
+    import adaptvis.diagnostics.probes as probes
+
+    # Always the first thing: one end is never answered rightly.
+    monkeypatch.setattr(
+        probes, "_answered_rightly", lambda questions, items, *_: [i.asks_first for i in items]
+    )
+    path = tmp_path / "directions.safetensors"
+    path.write_bytes(b"of an earlier run")
+    result = measure_probes(tiny_engine(), directions=path)
+    assert len(result.probes) == 6
+    assert not path.exists()
+    assert not result.directions
+    assert "horizontal questions are answered rightly" in result.without_directions
+    assert "no direction to fit" in result.reading()
+    record = json.loads(write_result(result, tmp_path)["json"].read_text())
+    assert "no direction to fit" in record["summary"]["directions"]
+
+
 def test_no_directions_are_fitted_where_none_are_wanted():
     result = measure_probes(tiny_engine())
     assert not result.fits

@@ -2,8 +2,8 @@
 
 import json
 import re
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +11,23 @@ import pytest
 from diagnostics.conftest import unchanged
 from evaluation.browser import Browser, find_chromium
 
+from adaptvis.config import NormRescale, SteeringConfig
+from adaptvis.data.relation_pairs import relation_pairs
+from adaptvis.diagnostics.amplification import AmplificationResult
+from adaptvis.diagnostics.choice import spread
 from adaptvis.diagnostics.drawing import new_figure
-from adaptvis.diagnostics.report import INSTRUMENTS, PAGE, Instrument, Subject, examine, write_page
-from adaptvis.diagnostics.results import Finding, Result
+from adaptvis.diagnostics.interchange import measure_interchange
+from adaptvis.diagnostics.probes import measure_probes
+from adaptvis.diagnostics.report import (
+    INSTRUMENTS,
+    PAGE,
+    Examined,
+    Instrument,
+    Subject,
+    examine,
+    write_page,
+)
+from adaptvis.diagnostics.results import Finding, Result, write_result
 from adaptvis.errors import CheckpointError, OutputError, UnsupportedError
 from adaptvis.hf.engine import HFEngine
 from adaptvis.tasks import Task
@@ -58,16 +72,27 @@ def refusing(problem: Exception, name: str = "refusing") -> Instrument:
     return Instrument(name, 6, run)
 
 
-def run(engine: HFEngine, task: Task, folder: Path, *instruments: Instrument, name: str = "one"):
+def run(
+    engine: HFEngine,
+    task: Task,
+    folder: Path,
+    *instruments: Instrument,
+    name: str = "one",
+    limit: int = 6,
+    config: SteeringConfig | None = None,
+) -> Examined:
     return examine(
         name,
         lambda: engine,
         task,
         folder / name.replace("/", "-"),
-        command=lambda i, count: f"adaptvis diagnose {i.name} --limit {count}",
+        command=lambda i, count: (
+            f"adaptvis diagnose {' '.join(i.command or (i.name,))} --limit {count}"
+        ),
         instruments=instruments,
+        config=config,
         batch_size=32,
-        limit=6,
+        limit=limit,
     )
 
 
@@ -76,27 +101,77 @@ def page_of(examined: list[Any], folder: Path) -> str:
     return path.read_text(encoding="utf-8")
 
 
+def fast(instrument: Instrument) -> Instrument:
+    """The same with few pictures of its own, so that the page's tests stay quick."""
+    few: dict[str, Callable[[Subject], Result]] = {
+        "interchange": lambda s: measure_interchange(s.engine, pairs=2, **s.options),
+        "probes": lambda s: measure_probes(s.engine, **s.options),
+    }
+    return replace(instrument, run=few.get(instrument.name, instrument.run))
+
+
 @pytest.fixture(scope="module")
 def page(shortcut: HFEngine, two_ds: Task, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """All instruments on few questions, with one that fails, for two models."""
+    """All instruments on one question, with one that fails; a second model has few of them."""
     folder = tmp_path_factory.mktemp("report")
     broken = refusing(UnsupportedError("This model has no such thing; use another"))
+    everything = [fast(i) for i in INSTRUMENTS]
     examined = [
-        run(shortcut, two_ds, folder, *INSTRUMENTS, broken, name=name) for name in ("one", "two")
+        run(shortcut, two_ds, folder, *everything, broken, name="one", limit=1),
+        run(shortcut, two_ds, folder, everything[0], broken, name="two", limit=1),
     ]
     return write_page(examined, folder, command="adaptvis diagnose report", about={"seed": 0})
 
 
 def test_every_instrument_has_its_picture_reading_and_command(page: Path) -> None:
     text = page.read_text(encoding="utf-8")
+    measured = 0
     for instrument in INSTRUMENTS:
         assert f'<section id="{instrument.name}">' in text
-        for model in ("one", "two"):
-            record = json.loads((page.parent / model / f"{instrument.name}.json").read_text())
+        path = page.parent / "one" / f"{instrument.name.replace('-', '_')}.json"
+        if instrument.name != "amplification":
+            record = json.loads(path.read_text())
             assert record["source"] in text
-        assert text.count(f"adaptvis diagnose {instrument.name} --limit 6") == 2
-    assert text.count("data:image/png;base64,") == 2 * len(INSTRUMENTS)
+            measured += 1
+    assert text.count("data:image/png;base64,") == measured + 1
+    assert text.count("adaptvis diagnose norms --limit 1") == 2
+    assert text.count("adaptvis diagnose attention --limit 1") == 2
+    assert text.count("adaptvis diagnose probes --amplify --alphas 1,3,8") == 1
     assert text.count("Not measured. This model has no such thing; use another") == 2
+    # The quick probes above fit no directions.
+    assert "There is nothing to amplify" in text
+
+
+def test_amplification_asks_what_its_command_asks(
+    shortcut: HFEngine, two_ds: Task, tmp_path: Path
+) -> None:
+    amplification = next(i for i in INSTRUMENTS if i.name == "amplification")
+    assert (amplification.questions or 0) >= 60
+    config = NormRescale(target=2.0)
+    examined = run(shortcut, two_ds, tmp_path, amplification, config=config, limit=2)
+    # What it needs was run before it, under the report's steering; itself without.
+    assert [o.instrument for o in examined.outcomes] == ["probes", "amplification"]
+    probes, result = (o.result for o in examined.outcomes)
+    assert probes is not None
+    assert isinstance(result, AmplificationResult)
+    assert probes.settings["steering"] == config.to_dict()
+    assert result.settings["steering"] is None
+    assert result.settings["task"] == "2ds, relations both ways"
+    assert (result.settings["questions_per_item"], result.settings["images"]) == (2, 2)
+    drawn = relation_pairs("test", 2, 0)
+    assert list(result.images) == [sample.image_id for sample in drawn[::2]]
+    for outcome in examined.outcomes:
+        assert outcome.result is not None
+        write_result(outcome.result, tmp_path / "again")
+    # It is sent to others: where the files lie is not theirs to know.
+    for path in (tmp_path / "again").glob("*.json"):
+        assert str(tmp_path) not in path.read_text()
+    assert str(tmp_path) not in page_of([examined], tmp_path)
+
+
+def test_maps_are_of_the_questions_that_the_command_shows() -> None:
+    assert spread(range(10), 4) == [0, 2, 5, 7]
+    assert spread(range(3), 4) == [0, 1, 2]
 
 
 def test_the_page_needs_nothing_from_elsewhere(page: Path) -> None:

@@ -136,6 +136,7 @@ def report(
                         instruments=instruments,
                         config=config,
                         part=cast("Part", part),
+                        published=data is not None,
                         limit=limit,
                         batch_size=batch_size or batch_size_for(text),
                         seed=seed,
