@@ -66,6 +66,8 @@ def test_directions_go_from_probes_to_eval_and_tune(adaptvis: Adaptvis) -> None:
         (("diagnose", "interchange", "--kind", "objects"), ["spells 0 as single tokens"]),
         (("diagnose", "probes", "--training", "adam"), ["Unknown training 'adam'"]),
         (("diagnose", "probes", "--alphas", "0,1"), ["numbers above 0", "'0,1'"]),
+        (("diagnose", "probes", "--axes", "diagonal"), ["Unknown axis 'diagonal'"]),
+        (("diagnose", "probes", "--controls", "-1"), ["--controls must not be negative"]),
         (("diagnose", "probes", "--amplify", "--part", "train"), ["Unknown part 'train'"]),
         (("tune", "-m", SHORTCUT, "--amplify", "missing"), ["Cannot read the directions missing"]),
         (

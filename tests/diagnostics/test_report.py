@@ -2,11 +2,13 @@
 
 import json
 import re
+import weakref
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import pyarrow.parquet as pq
 import pytest
 from diagnostics.conftest import unchanged
 from evaluation.browser import Browser, find_chromium
@@ -23,6 +25,7 @@ from adaptvis.diagnostics.report import (
     PAGE,
     Examined,
     Instrument,
+    Outcome,
     Subject,
     examine,
     write_page,
@@ -80,6 +83,7 @@ def run(
     name: str = "one",
     limit: int = 6,
     config: SteeringConfig | None = None,
+    outcomes: list[Outcome] | None = None,
 ) -> Examined:
     return examine(
         name,
@@ -93,6 +97,7 @@ def run(
         config=config,
         batch_size=32,
         limit=limit,
+        outcomes=outcomes,
     )
 
 
@@ -267,6 +272,72 @@ def test_an_instrument_with_pictures_of_its_own_gets_no_questions(
     assert [len(subject.samples) for subject in given] == [0, 6]
     assert ["task" in subject.settings for subject in given] == [False, True]
     assert {subject.folder for subject in given} == {tmp_path / "one"}
+
+
+def test_no_number_is_lost_by_a_picture_or_by_nan(
+    shortcut: HFEngine, two_ds: Task, tmp_path: Path
+) -> None:
+    class Undrawable(Small):
+        def summary(self) -> dict[str, Any]:
+            return {"half": 0.5, "lost": float("nan"), "far": [1.0, float("inf")]}
+
+        def rows(self) -> list[dict[str, Any]]:
+            return [{"half": 0.5, "lost": float("nan")}]
+
+        def figure(self) -> Any:
+            raise ValueError("nothing to draw")
+
+    (tmp_path / "one").mkdir()
+    (tmp_path / "one" / "small.png").write_bytes(b"of an earlier run")
+    made = Instrument("small", 6, lambda s: Undrawable(engine={}))
+    with pytest.warns(UserWarning, match="small could not be drawn.*nothing to draw"):
+        examined = run(shortcut, two_ds, tmp_path, made)
+    record = json.loads((tmp_path / "one" / "small.json").read_text())
+    assert record["summary"] == {"half": 0.5, "lost": None, "far": [1.0, None]}
+    table = pq.read_table(tmp_path / "one" / "small.parquet").to_pylist()
+    assert table == [{"half": 0.5, "lost": None}]
+    assert not (tmp_path / "one" / "small.png").exists()
+    text = page_of([examined], tmp_path)
+    assert "The picture could not be drawn" in text
+    assert "Read it &amp; weep" in text
+    assert '<td class="number">nan' not in text
+
+
+def test_an_interrupt_leaves_what_finished(
+    shortcut: HFEngine, two_ds: Task, tmp_path: Path
+) -> None:
+    outcomes: list[Outcome] = []
+    with pytest.raises(KeyboardInterrupt):
+        run(
+            shortcut,
+            two_ds,
+            tmp_path,
+            small(),
+            refusing(KeyboardInterrupt()),  # type: ignore[arg-type]
+            outcomes=outcomes,
+        )
+    assert [outcome.instrument for outcome in outcomes] == ["small"]
+
+
+def test_the_model_is_gone_before_its_memory_is_given_back(
+    shortcut: HFEngine, two_ds: Task, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loaded: list[Any] = []
+
+    def load() -> HFEngine:
+        engine = HFEngine(shortcut.model, shortcut.processor, source="again")
+        loaded.append(weakref.ref(engine))
+        return engine
+
+    gone: list[bool] = []
+    monkeypatch.setattr(
+        "adaptvis.diagnostics.report.run.torch.cuda.is_available",
+        lambda: bool(gone.append(loaded[0]() is None)),
+    )
+    examine(
+        "one", load, two_ds, tmp_path, command=lambda *_: "again", instruments=[small()], limit=6
+    )
+    assert gone == [True]
 
 
 @pytest.fixture(scope="module")

@@ -60,6 +60,7 @@ def examine(
     limit: int | None = None,
     batch_size: int = 1,
     seed: int = 0,
+    outcomes: list[Outcome] | None = None,
     progress: ReportProgress = silent,
 ) -> Examined:
     """Run every instrument on its own number of questions, and write each result at once.
@@ -70,6 +71,8 @@ def examine(
         command: from an instrument and its number of questions to how it is repeated.
         instruments: those that one of them needs run before it, and are added where they miss.
         published: whether the task reads published questions instead of generated ones.
+        outcomes: a list that is filled as instruments finish, for callers that want those of an
+            interrupted run.
         limit: questions for each instrument that takes some, in place of its own number.
 
     Raises:
@@ -94,7 +97,7 @@ def examine(
         raise OutputError(
             f"Cannot write the results into {folder}: {error.strerror}; give another folder"
         ) from None
-    outcomes: list[Outcome] = []
+    outcomes = [] if outcomes is None else outcomes
     earlier: dict[str, Result] = {}
     for instrument in instruments:
         count = counts[instrument.name]
@@ -132,6 +135,8 @@ def examine(
         outcomes.append(outcome)
         if outcome.result is not None:
             earlier[instrument.name] = outcome.result
+        # A subject holds the model.
+        del subject
     description = engine.describe()
     del engine
     gc.collect()
