@@ -9,6 +9,7 @@ from adaptvis.data.three_objects import (
     DIRECTIONS,
     OBJECTS,
     SHAPES,
+    SQUARES,
     Item,
     Layout,
     all_items,
@@ -130,3 +131,11 @@ def test_what_does_not_fit_is_refused_in_one_sentence():
         all_items("cubes")
     with pytest.raises(DataError, match="at least 1, got 0"):
         draw_pairs("squares", 0)
+
+
+def test_no_picture_comes_twice():
+    for count in (50, 120):
+        pairs = draw_pairs("squares", count, names=SQUARES[:5])
+        assert len({(pair.clean.names, pair.clean.axis) for pair in pairs}) == count
+    with pytest.raises(DataError, match="make 120 different pictures, got 121 pairs"):
+        draw_pairs("squares", 121, names=SQUARES[:5])
