@@ -1,6 +1,7 @@
 """Probes and directions of the embedded model, and amplification with them."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -39,7 +40,13 @@ def test_places_are_linear_in_object_tokens_and_shuffled_labels_are_not(measured
         assert (best.training_tokens, best.tokens, best.images) == (270, 90, 30)
         assert best.low > control.high
         assert best.recall == pytest.approx((1, 1, 1), abs=0.1)
-    assert [finding.holds for finding in result.findings()] == [True, True]
+    # The published procedure and what is readable are two claims with two answers.
+    found = result.findings()
+    assert [finding.holds for finding in found] == [False, True, False, True]
+    assert ["published procedure" in finding.claim for finding in found] == [True, False] * 2
+    assert ["by least squares" in finding.claim for finding in found] == [False, True] * 2
+    few = replace(result, probes=tuple(replace(p, images=19) for p in result.probes))
+    assert [finding.holds for finding in few.findings()] == [None] * 4
 
 
 def test_directions_separate_the_ends_of_pictures_that_the_model_sees(measured):

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow.parquet as pq
 import pytest
 from diagnostics.conftest import unchanged
@@ -16,9 +17,13 @@ from evaluation.browser import Browser, find_chromium
 from adaptvis.config import NormRescale, SteeringConfig
 from adaptvis.data.relation_pairs import relation_pairs
 from adaptvis.diagnostics.amplification import AmplificationResult
+from adaptvis.diagnostics.attention.parts import LAST_ROW, TEXT_ROWS
+from adaptvis.diagnostics.attention.result import MEASURES, AttentionResult, RowMeans
 from adaptvis.diagnostics.choice import spread
+from adaptvis.diagnostics.clustered import ClusteredMean
 from adaptvis.diagnostics.drawing import new_figure
 from adaptvis.diagnostics.interchange import measure_interchange
+from adaptvis.diagnostics.norms import NormsResult
 from adaptvis.diagnostics.probes import measure_probes
 from adaptvis.diagnostics.report import (
     INSTRUMENTS,
@@ -30,6 +35,7 @@ from adaptvis.diagnostics.report import (
     examine,
     write_page,
 )
+from adaptvis.diagnostics.report.across import across_models
 from adaptvis.diagnostics.results import Finding, Result, write_result
 from adaptvis.errors import CheckpointError, OutputError, UnsupportedError
 from adaptvis.hf.engine import HFEngine
@@ -142,6 +148,9 @@ def test_every_instrument_has_its_picture_reading_and_command(page: Path) -> Non
     assert text.count("adaptvis diagnose norms --limit 1") == 2
     assert text.count("adaptvis diagnose attention --limit 1") == 2
     assert text.count("adaptvis diagnose probes --amplify --alphas 1,3,8") == 1
+    # A source stands once per instrument, not in every row.
+    claims = text[text.index('<section id="findings">') : text.index('<section id="norms">')]
+    assert claims.count("Beyond Semantics, section 4.1 and figure 3") == 1
     assert text.count("Not measured. This model has no such thing; use another") == 2
     # The quick probes above fit no directions.
     assert "There is nothing to amplify" in text
@@ -218,6 +227,34 @@ def test_findings_stand_by_model(shortcut: HFEngine, two_ds: Task, tmp_path: Pat
     own = next(row for row in rows if "own claim" in row)
     assert "not measured" in own
     assert "cannot tell" in own
+
+
+def test_models_are_compared_in_one_row() -> None:
+    def model(name: str, ratio: float, entropy: float) -> Examined:
+        norms = NormsResult(
+            engine={},
+            inputs={g: np.ones(3, np.float32) for g in ("image tokens", "embedding table")},
+            ratio={"value": ratio, "low": None, "high": None, "images": 1},
+            layers=[],
+        )
+        means = {m: ClusteredMean(np.asarray(entropy), np.asarray(0.01)) for m in MEASURES}
+        rows = tuple(RowMeans("unsteered", row, 40, {}, {}, means) for row in (LAST_ROW, TEXT_ROWS))
+        attention = AttentionResult(engine={}, means=rows, tokens={}, images=40)
+        return Examined(
+            name, {}, [Outcome("norms", "", norms), Outcome("attention", "", attention)]
+        )
+
+    models = [model("my-normalize", 1, 0.9), model("my-original", 30, 0.7)]
+    found = across_models(models)
+    assert [(name, "my-normalize 1, my-original 30" in f.measured) for name, f in found] == [
+        ("norms", True)
+    ]
+    models.append(model("my-multilayer", 2, 0.6))
+    assert [(name, finding.holds) for name, finding in across_models(models)] == [
+        ("attention", True),
+        ("norms", None),
+    ]
+    assert across_models(models[:1]) == []
 
 
 def test_one_failure_keeps_the_others_and_their_files(

@@ -11,6 +11,7 @@ from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
+from adaptvis.diagnostics.report.across import across_models
 from adaptvis.diagnostics.report.run import Examined, Outcome
 from adaptvis.diagnostics.results import Finding, Result, finite, picture_of, verdict
 from adaptvis.diagnostics.wording import flat, short
@@ -70,6 +71,7 @@ def write_page(
         style_hash=base64.b64encode(hashlib.sha256(style.encode()).digest()).decode("ascii"),
         models=examined,
         claims=_claims(examined),
+        across=across_models(examined),
         sections=_sections(examined),
         command=command,
         about=about,
