@@ -133,14 +133,15 @@ class InterchangeResult(Result):
             "last prompt token's state is replaced by that of a counterfactual question (other "
             "ends, opposite direction) behind one layer at a time. Where the line 'clean other "
             "end' is high, the last token carries which end is asked for and looks its name up "
-            "later; where 'counterfactual answer' is high, it already carries the name. Bottom: "
+            "later; where 'counterfactual answer' is high, it already carries the name. Second: "
             "image tokens are exchanged crosswise with those of the mirrored scene as they enter "
             "a layer, so that every place keeps its thing and only what the vision encoder wrote "
             "about places moves. The bars are answers that flip to the opposite end, of those "
             "that were right, with 95 % intervals: the objects' own tokens, the other tokens of "
-            "the two strips (whole columns or rows around the objects), or the strips whole. The "
-            "dashed line is the accuracy that remains when the language model gets each thing's "
-            f"tokens from a picture of it alone in the middle, on an empty ground: {self.ablation}."
+            "the two strips (whole columns or rows around the objects), or the strips whole. "
+            "Third: the same for things in a row and in a column apart. Bottom: the accuracy "
+            "that remains when the language model gets each thing's tokens from a picture of it "
+            f"alone in the middle, on an empty ground ({self.ablation}), beside the model as it is."
         )
 
     def findings(self) -> list[Finding]:

@@ -153,6 +153,8 @@ def test_amplification_is_measured_beside_its_control(measured, tmp_path):
     paths = write_result(result, tmp_path)
     record = json.loads(paths["json"].read_text())
     assert record["settings"]["questions_per_item"] == 2
+    # Two yes/no questions that must both be right.
+    assert record["summary"]["chance"] == 0.25
     assert len(result.rows()) == 6
 
 
