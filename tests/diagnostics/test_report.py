@@ -367,10 +367,12 @@ def test_the_model_is_gone_before_its_memory_is_given_back(
         return engine
 
     gone: list[bool] = []
-    monkeypatch.setattr(
-        "adaptvis.diagnostics.report.run.torch.cuda.is_available",
-        lambda: bool(gone.append(loaded[0]() is None)),
-    )
+
+    def look() -> bool:
+        gone.append(loaded[0]() is None)
+        return False
+
+    monkeypatch.setattr("adaptvis.diagnostics.report.run.torch.cuda.is_available", look)
     examine(
         "one", load, two_ds, tmp_path, command=lambda *_: "again", instruments=[small()], limit=6
     )
