@@ -259,8 +259,9 @@ class Amplify(_Value):
     are rescaled first.
 
     directions: a safetensors file with one vector per axis, as ``adaptvis diagnose probes`` writes
-        it. Held as its path and the SHA-256 of its content, so that a configuration stays a plain
-        value and means the same directions wherever it is read back.
+        it. Held as its path and the SHA-256 of its content, so that a configuration stays a
+        plain value and never means other directions. A relative path is read from the folder that
+        the process runs in; give an absolute one where the configuration is used from others.
     alpha: above 0 and at most 100; the paper tries 1 to 15.
     axes: names of the directions to use; default all in the file.
     sha256: of the file; taken from the file where it is not given, and compared on use.

@@ -63,6 +63,7 @@ class AmplificationResult(Result):
 
     alphas: the first is 0, the model as it is. curves: the probe's directions, then the controls.
     images: the picture of each item.
+    chance: strict accuracy by guessing; None where it is not known.
     """
 
     instrument: ClassVar[str] = "amplification"
@@ -72,6 +73,7 @@ class AmplificationResult(Result):
     alphas: tuple[float, ...] = ()
     curves: tuple[Curve, ...] = ()
     images: tuple[str, ...] = ()
+    chance: float | None = None
 
     def accuracy(self, curve: Curve, index: int) -> tuple[float, float, float]:
         """Accuracy at one alpha with its 95 % interval, clustered by picture."""
@@ -108,6 +110,7 @@ class AmplificationResult(Result):
         gain = self.fixed_gain(probe)
         return {
             "items": len(self.images),
+            "chance": self.chance,
             "accuracy_without": self.accuracy(probe, 0)[0],
             "failures": int((probe.points[0] == 0).sum()),
             "best_alpha_on_these_items": self.alphas[best],
@@ -158,8 +161,8 @@ class AmplificationResult(Result):
         return (
             f"{len(self.images)} items of {self.settings.get('task', 'a task')}. {scoring}At the "
             "language model's input each image token's component along the probe directions is "
-            "multiplied by 1 + alpha (axes together), in the prefill only. The shaded band is the "
-            "95 % interval over pictures. Dashed lines are random directions of the same number "
+            "multiplied by 1 + alpha (axes together), in the prefill only. The shaded bands are "
+            "95 % intervals over pictures. Dashed lines are random directions of the same number "
             "and norms: only what the solid line has above them is due to the places that the "
             "probes read. The best alpha of this curve was chosen on the items that it is "
             "measured on; the gain in the summary is of an alpha that was chosen on other pictures."
@@ -260,7 +263,7 @@ def measure_amplification(
             "questions": len(samples),
             "items": len(names),
             "questions_per_item": len(samples) // len(names),
-            "directions": str(directions),
+            "directions": Path(directions).name,
             "sha256": configs[0].sha256,
             "axes": list(axes) if axes else "all",
             "control_seeds": list(range(seed, seed + controls)),
@@ -268,7 +271,19 @@ def measure_amplification(
         alphas=(0.0, *ladder),
         curves=tuple(curves),
         images=images,
+        chance=_chance(samples, items),
     )
+
+
+def _chance(samples: Sequence[Sample], items: Sequence[str] | None) -> float | None:
+    """Mean over items of guessing all their questions; None where one has no candidates."""
+    if not all(sample.candidates for sample in samples):
+        return None
+    own = [sample.id for sample in samples] if items is None else list(items)
+    guessed = dict.fromkeys(own, 1.0)
+    for name, sample in zip(own, samples, strict=True):
+        guessed[name] /= len(sample.candidates)
+    return float(np.mean(list(guessed.values())))
 
 
 def _by_item(

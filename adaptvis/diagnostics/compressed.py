@@ -154,8 +154,8 @@ class _ShorterPrompts(HFEngine):
         for query, row in zip(queries, image, strict=True):
             if int(row.sum()) != self._before * len(query.images):
                 raise UnsupportedError(
-                    f"A prompt with {len(query.images)} image(s) has {int(row.sum())} image "
-                    f"tokens, where {self._before} per image were expected; compression needs "
+                    f"A prompt has {int(row.sum())} image tokens (images: {len(query.images)}), "
+                    f"where {self._before} per image were expected; compression needs "
                     "one grid of the same size per image"
                 )
         within = (image.cumsum(dim=1) - 1) % self._before

@@ -27,7 +27,7 @@ from adaptvis.hf.patch import steer
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-__all__ = ["ROLES", "InterchangeResult", "measure_interchange"]
+__all__ = ["ROLES", "InterchangeResult", "best_layer", "measure_interchange"]
 
 ROLES = ("clean answer", "clean other end", "counterfactual answer", "counterfactual other end")
 """The candidates of a pair, see :attr:`adaptvis.data.three_objects.Pair.candidates`."""
@@ -42,6 +42,9 @@ class InterchangeResult(Result):
     last_token: mean probability of each of :data:`ROLES` per slot, [slots][4].
     clean: of the clean questions, [4]. winners: per slot, pairs whose likeliest name is the role.
     flips: of the questions answered rightly, how many give the opposite end, per region and layer.
+    flipped: the same question by question, [layers][right questions].
+    lost: of the questions answered rightly, how many are not when ablated.
+    chance: accuracy by guessing among the things that the question leaves open.
     kept: how many still give the right answer, likewise.
     by_axis: flips of things in a row and of things in a column, by axis, region and layer.
     accuracy, ablation: clean questions answered rightly, with the encoder's tokens and ablated.
@@ -57,6 +60,9 @@ class InterchangeResult(Result):
     flips: dict[str, list[Share]] | None = None
     kept: dict[str, list[Share]] | None = None
     by_axis: dict[str, dict[str, list[Share]]] | None = None
+    flipped: dict[str, list[list[bool]]] | None = None
+    lost: Share = _NONE
+    chance: float = 0.5
     accuracy: Share = _NONE
     ablation: Share = _NONE
 
@@ -66,9 +72,11 @@ class InterchangeResult(Result):
             "pairs": self.settings.get("pairs"),
             "clean_accuracy": self.accuracy.to_dict(),
             "ablated_accuracy": self.ablation.to_dict(),
+            "right_answers_lost_when_ablated": self.lost.to_dict(),
+            "chance": self.chance,
             "flipped_at_the_input": {r: shares[0].to_dict() for r, shares in flips.items()},
             "flipped_at_most": {
-                r: {"layer": (best := _best(shares)), **shares[best].to_dict()}
+                r: {"layer": (best := best_layer(shares)), **shares[best].to_dict()}
                 for r, shares in flips.items()
             },
             "last_token_by_slot": {
@@ -125,71 +133,21 @@ class InterchangeResult(Result):
             "last prompt token's state is replaced by that of a counterfactual question (other "
             "ends, opposite direction) behind one layer at a time. Where the line 'clean other "
             "end' is high, the last token carries which end is asked for and looks its name up "
-            "later; where 'counterfactual answer' is high, it already carries the name. Bottom: "
+            "later; where 'counterfactual answer' is high, it already carries the name. Second: "
             "image tokens are exchanged crosswise with those of the mirrored scene as they enter "
             "a layer, so that every place keeps its thing and only what the vision encoder wrote "
             "about places moves. The bars are answers that flip to the opposite end, of those "
             "that were right, with 95 % intervals: the objects' own tokens, the other tokens of "
-            "the two strips (whole columns or rows around the objects), or the strips whole. The "
-            "dashed line is the accuracy that remains when the language model gets each thing's "
-            f"tokens from a picture of it alone in the middle, on an empty ground: {self.ablation}."
+            "the two strips (whole columns or rows around the objects), or the strips whole. "
+            "Third: the same for things in a row and in a column apart. Bottom: the accuracy "
+            "that remains when the language model gets each thing's tokens from a picture of it "
+            f"alone in the middle, on an empty ground ({self.ablation}), beside the model as it is."
         )
 
     def findings(self) -> list[Finding]:
-        if not self.flips:
-            return []
-        at_input = {region: shares[0] for region, shares in self.flips.items()}
-        strips, things = at_input["strip"].above(0.5), at_input["object"].above(0.5)
-        found = [
-            Finding(
-                "Exchanging whole strips of image tokens flips the answer",
-                f"At the language model's input {at_input['strip']} answers flipped",
-                strips,
-            ),
-            Finding(
-                "Exchanging the objects' own tokens alone does not flip the answer",
-                f"At the language model's input {at_input['object']} answers flipped",
-                None if things is None else not things,
-            ),
-        ]
-        wins = [row[1] for row in self.winners or [[0, 0, 0, 0]]]
-        best = max(range(len(wins)), key=lambda slot: wins[slot])
-        share = Share(wins[best], self.accuracy.total)
-        found.append(
-            Finding(
-                "In some layers the last token carries which place is asked for, not yet the name",
-                f"At best (slot {best}) an interchange gave the clean picture's other end for "
-                f"{share} pairs",
-                share.above(0.5),
-            )
-        )
-        layer = _best(self.flips["object"])
-        most = self.flips["object"][layer]
-        axes = ", ".join(
-            f"{axis} {tables['object'][layer].count} of {tables['object'][layer].total}"
-            for axis, tables in (self.by_axis or {}).items()
-        )
-        found.append(
-            Finding(
-                "In intermediate layers the language model puts the order onto the objects' tokens",
-                f"Exchanging them before layer {layer} flips {most} ({axes})",
-                most.above(0.5),
-            )
-        )
-        clean_low, _ = self.accuracy.interval
-        _, ablated_high = self.ablation.interval
-        found.append(
-            Finding(
-                "Most of the order of things comes from the vision encoder",
-                f"Without its places {self.ablation} answers are right, with them {self.accuracy}",
-                True
-                if ablated_high < clean_low
-                else False
-                if self.ablation.count >= self.accuracy.count
-                else None,
-            )
-        )
-        return found
+        from adaptvis.diagnostics.interchange_findings import findings_of
+
+        return findings_of(self)
 
 
 def measure_interchange(
@@ -237,6 +195,7 @@ def measure_interchange(
         for region in REGIONS
     }
     number = int(right.sum())
+    flipped = {region: (roles[:, right] == 1) for region, roles in outcome.items()}
     axes = {
         axis: right & torch.tensor([pair.clean.axis == axis for pair in drawn])
         for axis in ("horizontal", "vertical")
@@ -262,7 +221,11 @@ def measure_interchange(
         last_token=slots.gather(2, candidates.expand(len(slots), -1, -1)).mean(dim=1).tolist(),
         clean=clean.gather(1, candidates).mean(dim=0).tolist(),
         winners=[[int((row == i).sum()) for i in range(len(ROLES))] for row in role],
-        flips={r: [Share(int((x[right] == 1).sum()), number) for x in outcome[r]] for r in REGIONS},
+        flips={r: [Share(int(x.sum()), number) for x in flipped[r]] for r in REGIONS},
+        flipped={r: flipped[r].tolist() for r in REGIONS},
+        lost=Share(int((right & ~without).sum()), number),
+        # The published question names the middle thing, which leaves two.
+        chance=1 / 2 if questions.wording == "published" else 1 / 3,
         kept={r: [Share(int((x[right] == 0).sum()), number) for x in outcome[r]] for r in REGIONS},
         by_axis={
             axis: {
@@ -305,7 +268,7 @@ def _role(probabilities: Tensor, candidates: Tensor) -> Tensor:
     return role
 
 
-def _best(shares: Sequence[Share]) -> int:
+def best_layer(shares: Sequence[Share]) -> int:
     """The layer with the most flips, the first of several."""
     return max(range(len(shares)), key=lambda layer: shares[layer].count)
 

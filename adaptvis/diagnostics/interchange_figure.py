@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
     from adaptvis.diagnostics.interchange import InterchangeResult
+    from adaptvis.diagnostics.share import Share
 
 __all__ = ["draw"]
 
@@ -22,7 +23,7 @@ def draw(result: InterchangeResult) -> Figure:
     """Probabilities after the last-token interchange, and flips after swaps of image tokens."""
     from adaptvis.diagnostics.interchange import ROLES
 
-    figure, (top, bottom) = new_figure(2, 1, height=3.6)
+    figure, (top, bottom, axes, accuracy) = new_figure(4, 1, height=2.8)
     slots = range(len(result.last_token or []))
     for index, role in enumerate(ROLES):
         top.plot(
@@ -40,34 +41,85 @@ def draw(result: InterchangeResult) -> Figure:
     top.legend(frameon=False, fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5))
 
     flips = result.flips or {}
-    width = 0.8 / max(1, len(flips))
-    for index, (region, shares) in enumerate(flips.items()):
-        at = [layer + (index - (len(flips) - 1) / 2) * width for layer in range(len(shares))]
+    _bars(
+        bottom,
+        [
+            (
+                {"background": "strip without object"}.get(region, region),
+                shares,
+                PALETTE[index + 1],
+                _HATCHES[index % 3],
+            )
+            for index, (region, shares) in enumerate(flips.items())
+        ],
+    )
+    layers = [f"layer {n}" for n in range(len(next(iter(flips.values()), [])))]
+    _ticks(bottom, layers)
+    bottom.set(ylim=(0, 1.05), ylabel="flips, of right answers", xlabel="swap of what enters")
+    bottom.set_title("Image tokens swapped with the mirrored scene", loc="left", fontsize=10)
+
+    # A mean over axes would hide that a model keeps the order of rows and columns differently.
+    _bars(
+        axes,
+        [
+            (
+                f"{region}, {axis}",
+                tables[region],
+                PALETTE[1 if region == "object" else 3],
+                "" if axis == "horizontal" else "//",
+            )
+            for region in ("object", "strip")
+            for axis, tables in (result.by_axis or {}).items()
+            if region in tables
+        ],
+    )
+    _ticks(axes, layers)
+    axes.set(ylim=(0, 1.05), ylabel="flips, of right answers", xlabel="swap of what enters")
+    axes.set_title("The same, things in a row and in a column", loc="left", fontsize=10)
+
+    for place, (share, colour) in enumerate(
+        ((result.accuracy, PALETTE[0]), (result.ablation, PALETTE[4]))
+    ):
+        value = share.value or 0.0
+        low, high = share.interval
+        accuracy.errorbar(
+            [value],
+            [1 - place],
+            xerr=[[value - low], [high - value]],
+            fmt="o",
+            color=colour,
+            capsize=3,
+        )
+    accuracy.axvline(result.chance, color="black", linestyle=":", linewidth=1, label="chance")
+    accuracy.set_yticks([1, 0], ["encoder as it is", "without its places"], fontsize=8)
+    accuracy.set(ylim=(-0.6, 1.6), xlim=(0, 1.02), xlabel="accuracy")
+    accuracy.set_title("Vision-side ablation", loc="left", fontsize=10)
+    accuracy.legend(frameon=False, fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5))
+    return figure
+
+
+def _bars(axes: Any, series: list[tuple[str, list[Share], str, str]]) -> None:
+    """Shares by layer with intervals, side by side."""
+    width = 0.8 / max(1, len(series))
+    for index, (label, shares, colour, hatch) in enumerate(series):
+        at = [layer + (index - (len(series) - 1) / 2) * width for layer in range(len(shares))]
         values = [share.value or 0.0 for share in shares]
         below = [v - s.interval[0] for v, s in zip(values, shares, strict=True)]
         over = [s.interval[1] - v for v, s in zip(values, shares, strict=True)]
-        bottom.bar(
+        axes.bar(
             at,
             values,
             width * 0.92,
             yerr=[below, over],
-            color=PALETTE[index + 1],
-            hatch=_HATCHES[index % len(_HATCHES)],
+            color=colour,
+            hatch=hatch,
             edgecolor="white",
             ecolor="black",
             capsize=2,
             error_kw={"linewidth": 0.9},
-            label={"background": "strip without object"}.get(region, region),
+            label=label,
         )
-    remaining = result.ablation.value
-    if remaining is not None:
-        bottom.axhline(remaining, color="black", linestyle="--", label="ablated accuracy")
-    layers = len(next(iter(flips.values()), []))
-    _ticks(bottom, [f"layer {n}" for n in range(layers)])
-    bottom.set(ylim=(0, 1.05), ylabel="share of answers", xlabel="swap of what enters")
-    bottom.set_title("Image tokens swapped with the mirrored scene", loc="left", fontsize=10)
-    bottom.legend(frameon=False, fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5))
-    return figure
+    axes.legend(frameon=False, fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5))
 
 
 def _ticks(axes: Any, labels: list[str]) -> None:

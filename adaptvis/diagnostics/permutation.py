@@ -41,6 +41,7 @@ class PermutationResult(Result):
     accuracies: all questions first, then each category; "changed" is the mean over permutations.
     sensitivity: PSI of each group, as a fraction.
     permutations: accuracy of all questions under each permutation.
+    chance: mean accuracy by guessing among the questions' candidates; None where one has none.
     """
 
     instrument = "permutation"
@@ -50,6 +51,7 @@ class PermutationResult(Result):
     accuracies: list[Accuracies]
     sensitivity: dict[str, Estimate]
     permutations: list[float] = field(default_factory=list)
+    chance: float | None = None
 
     def summary(self) -> dict[str, Any]:
         """Accuracy in order and shuffled, the paired drop, and PSI."""
@@ -58,6 +60,7 @@ class PermutationResult(Result):
         return {
             "questions": overall.questions,
             "images": overall.images,
+            "chance": self.chance,
             "accuracy in order": overall.original,
             "accuracy in order, 95 %": [overall.original_low, overall.original_high],
             "accuracy shuffled": overall.changed,
@@ -124,17 +127,27 @@ class PermutationResult(Result):
     def findings(self) -> list[Finding]:
         """Insensitivity to order; on 2DS, also its opposite."""
         overall, psi = self.accuracies[0], self.sensitivity[ALL]
+        # Who guesses loses nothing by shuffling, and shows nothing.
+        guesses = self.chance is not None and overall.original_low <= self.chance
+        if self.chance is None:
+            note = "; chance is not known here, so whether it guesses is not judged"
+        elif guesses:
+            note = f"; in order it is not above chance ({self.chance:.1%}), which decides nothing"
+        else:
+            note = ""
         measured = (
             f"accuracy {overall.original:.1%} in order, {overall.changed:.1%} shuffled; drop "
             f"{100 * overall.drop:.2f} points (95 % interval {100 * overall.drop_low:.2f} to "
-            f"{100 * overall.drop_high:.2f})"
+            f"{100 * overall.drop_high:.2f}){note}"
         )
         found = [
             Finding(
                 "Shuffling the image tokens hardly matters: accuracy falls by 0.2 to 2.74 points "
                 "on VQAv2, POPE, GQA and CV-Bench (table 1)",
                 measured,
-                at_most(_PUBLISHED_DROP, overall.drop_low, overall.drop_high, overall.images),
+                None
+                if guesses
+                else at_most(_PUBLISHED_DROP, overall.drop_low, overall.drop_high, overall.images),
             )
         ]
         if str(self.settings.get("task", "")).startswith("2ds") and psi["value"] is not None:
@@ -145,8 +158,8 @@ class PermutationResult(Result):
                 Finding(
                     "A benchmark made for positions shows what others hide: PSI is 41.07 % on 2DS "
                     "for LLaVA-1.5, and at most 4.47 % on the four others",
-                    f"PSI {psi['value']:.1%}{interval}",
-                    None if small is None else not small,
+                    f"PSI {psi['value']:.1%}{interval}{note}",
+                    None if guesses or small is None else not small,
                 )
             )
         return found
@@ -215,7 +228,15 @@ def permutation_test(
             for chosen in [both if a.group == ALL else both & (categories == a.group)]
         },
         permutations=[float(np.nanmean(points)) for points in shuffled],
+        chance=_chance(samples),
     )
+
+
+def _chance(samples: Sequence[Sample]) -> float | None:
+    """Mean accuracy by guessing; None where a question has no candidates."""
+    if not all(sample.candidates for sample in samples):
+        return None
+    return float(np.mean([1 / len(sample.candidates) for sample in samples]))
 
 
 def position_sensitivity(

@@ -22,8 +22,8 @@ from adaptvis.diagnostics.prefill import Progress, silent
 from adaptvis.diagnostics.residual_stream import image_embeddings, last_logits
 from adaptvis.diagnostics.results import Finding, Result
 from adaptvis.diagnostics.three_object_questions import Questions
-from adaptvis.errors import ConfigError
-from adaptvis.evaluation.statistics import clustered_interval
+from adaptvis.errors import ConfigError, DataError, OutputError
+from adaptvis.evaluation.statistics import FEWEST_IMAGES, clustered_interval
 from adaptvis.hf.engine import HFEngine
 from adaptvis.hf.patch import steer
 from adaptvis.steering.directions import write_directions
@@ -63,7 +63,8 @@ class ProbeAccuracy:
 class ProbesResult(Result):
     """Probe accuracies and fitted directions per axis.
 
-    directions: the file that was written, as text; empty where none was asked for.
+    directions: name of the file that was written; empty where there is none.
+    without_directions: why none could be fitted, one sentence; else empty.
     """
 
     instrument: ClassVar[str] = "probes"
@@ -73,6 +74,7 @@ class ProbesResult(Result):
     probes: tuple[ProbeAccuracy, ...] = ()
     fits: tuple[DirectionFit, ...] = ()
     directions: str = ""
+    without_directions: str = ""
     cosine: float | None = None
 
     def summary(self) -> dict[str, Any]:
@@ -89,6 +91,8 @@ class ProbesResult(Result):
             }
         if self.directions:
             found |= {"directions": self.directions, "cosine_of_directions": self.cosine}
+        if self.without_directions:
+            found["directions"] = self.without_directions
         return found
 
     def rows(self) -> list[dict[str, Any]]:
@@ -122,7 +126,7 @@ class ProbesResult(Result):
             "more than chance: all triples occur, so a name that is often first among the fitted "
             "pictures is rarely first among the others."
         )
-        if self.fits:
+        if self.directions:
             fits = "; ".join(
                 f"{f.axis}: {f.questions} right answers of {f.asked}, held-out accuracy "
                 f"{100 * f.held_out:.0f} %"
@@ -133,6 +137,8 @@ class ProbesResult(Result):
                 " first end against last, on "
                 f"the mean embedding of the answer's tokens of rightly answered questions ({fits})."
             )
+        if self.without_directions:
+            text += f" No directions for amplification: {self.without_directions}."
         return text
 
     def findings(self) -> list[Finding]:
@@ -140,16 +146,22 @@ class ProbesResult(Result):
         by_series = {(probe.axis, probe.series): probe for probe in self.probes}
         for axis in dict.fromkeys(probe.axis for probe in self.probes):
             best, published, shuffled = (by_series[axis, series] for series in SERIES)
-            holds = True if best.low > _CLAIMED else False if best.high < _CLAIMED else None
-            found.append(
+            unseen = f"of {best.tokens} tokens in {best.images} unseen pictures"
+            control = f"shuffled labels {_percent(shuffled)}"
+            found += [
                 Finding(
-                    f"Object tokens tell the {axis} place linearly (accuracy above 80 %)",
-                    f"Least squares {_percent(best)}, the published training {_percent(published)}"
-                    f", shuffled labels {_percent(shuffled)} of {best.tokens} tokens in "
-                    f"{best.images} unseen pictures",
-                    holds,
-                )
-            )
+                    f"The published procedure reads the {axis} place from object tokens linearly "
+                    "(accuracy above 80 %)",
+                    f"The published training reads {_percent(published)} {unseen}; {control}",
+                    _above(published),
+                ),
+                Finding(
+                    f"The {axis} place is readable from object tokens by least squares (the same "
+                    "line, a better fit than the published one)",
+                    f"Least squares reads {_percent(best)} {unseen}; {control}",
+                    _above(best),
+                ),
+            ]
         return found
 
 
@@ -170,14 +182,14 @@ def measure_probes(
 
     Args:
         directions: a safetensors file to write for :class:`adaptvis.Amplify`; for it the model
-            answers every question of the kind. None fits no directions.
+            answers every question of the kind. None fits no directions. Where too few are answered
+            rightly, nothing is written, a file of that name is removed, and the result says why.
         training: of the directions; "published" as in the paper.
         config: steers the model meanwhile; an Amplify or NormRescale changes what is probed.
         batch_size: pictures at once.
 
     Raises:
-        ConfigError: a batch size below 1. DataError: too few names are single tokens, or too few
-            questions are answered rightly for a direction.
+        ConfigError: a batch size below 1. DataError: too few names are single tokens.
         UnsupportedError: see :func:`adaptvis.diagnostics.three_object_questions.layout_of`.
         OutputError: the file cannot be written.
     """
@@ -188,6 +200,7 @@ def measure_probes(
     probes: list[ProbeAccuracy] = []
     fits: list[DirectionFit] = []
     vectors: dict[str, Tensor] = {}
+    problems: list[str] = []
     for axis in AXES:
         own = [item for item in items if item.axis == axis]
         right: list[bool] = []
@@ -198,10 +211,17 @@ def measure_probes(
                 right = _answered_rightly(questions, own, batch_size, progress)
         probes += _probes(embeddings, axis, seed)
         if directions is not None:
-            fit, vectors[axis] = fit_direction(own, right, embeddings, axis, training, seed)
-            fits.append(fit)
+            try:
+                fit, vectors[axis] = fit_direction(own, right, embeddings, axis, training, seed)
+            except DataError as problem:
+                # The probes are worth having without directions.
+                problems.append(str(problem))
+            else:
+                fits.append(fit)
     cosine = None
-    if directions is not None:
+    if directions is not None and problems:
+        _remove(Path(directions))
+    elif directions is not None:
         cosine = float(torch.cosine_similarity(vectors["horizontal"], vectors["vertical"], dim=0))
         described = engine.describe()
         write_directions(
@@ -234,9 +254,20 @@ def measure_probes(
         },
         probes=tuple(probes),
         fits=tuple(fits),
-        directions="" if directions is None else str(directions),
+        directions="" if directions is None or problems else Path(directions).name,
+        without_directions="; ".join(problems),
         cosine=cosine,
     )
+
+
+def _remove(path: Path) -> None:
+    """No directions of an earlier run are left to be taken for this one's."""
+    try:
+        path.unlink(missing_ok=True)
+    except OSError as error:
+        raise OutputError(
+            f"Cannot remove the old directions {path}: {error.strerror}; give another folder"
+        ) from None
 
 
 def _object_tokens(
@@ -291,6 +322,12 @@ def _probes(embeddings: Tensor, axis: Axis, seed: int) -> list[ProbeAccuracy]:
             )
         )
     return found
+
+
+def _above(probe: ProbeAccuracy) -> bool | None:
+    if probe.images < FEWEST_IMAGES:
+        return None
+    return True if probe.low > _CLAIMED else False if probe.high < _CLAIMED else None
 
 
 def _percent(probe: ProbeAccuracy) -> str:

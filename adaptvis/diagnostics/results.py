@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import math
+import warnings
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -13,7 +16,7 @@ from adaptvis.errors import OutputError
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-__all__ = ["Finding", "Result", "verdict", "write_result"]
+__all__ = ["Finding", "Result", "finite", "picture_of", "verdict", "write_result"]
 
 
 @dataclass(frozen=True)
@@ -75,8 +78,11 @@ class Result(ABC):
 def write_result(result: Result, folder: Path) -> dict[str, Path]:
     """Write NAME.json, NAME.parquet and NAME.png into ``folder``; a file is whole or not there.
 
+    Numbers that are not finite become null. Where the picture cannot be drawn the numbers are
+    written without it, and a warning says so.
+
     Returns:
-        The paths by kind: json, parquet, png.
+        The paths by kind: json, parquet, and png where it was drawn.
 
     Raises:
         OutputError: the folder cannot be written.
@@ -96,23 +102,56 @@ def write_result(result: Result, folder: Path) -> dict[str, Path]:
         "findings": [vars(finding) for finding in result.findings()],
         "reading": result.reading(),
     }
-    table, picture = io.BytesIO(), io.BytesIO()
-    pq.write_table(pa.Table.from_pylist(result.rows()), table)
-    result.figure().savefig(picture, format="png", dpi=120)
-    contents = {
-        "json": (json.dumps(record, indent=2, allow_nan=False) + "\n").encode(),
-        "parquet": table.getvalue(),
-        "png": picture.getvalue(),
-    }
-    paths = {kind: folder / f"{result.instrument}.{kind}" for kind in contents}
+    table = io.BytesIO()
+    pq.write_table(pa.Table.from_pylist(finite(result.rows())), table)
+    content = json.dumps(finite(record), indent=2, allow_nan=False) + "\n"
+    paths = {kind: folder / f"{result.instrument}.{kind}" for kind in ("json", "parquet", "png")}
+    _write(paths["json"], content.encode())
+    _write(paths["parquet"], table.getvalue())
+    # Last, so that a picture that cannot be drawn takes no number with it.
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        for kind, content in contents.items():
-            part = paths[kind].with_suffix(f".{kind}.part")
-            part.write_bytes(content)
-            part.replace(paths[kind])
+        picture = picture_of(result)
+    except Exception as problem:
+        path = paths.pop("png")
+        # One of an earlier run would show other numbers.
+        path.unlink(missing_ok=True)
+        warnings.warn(
+            f"The picture of {result.instrument} could not be drawn ({type(problem).__name__}: "
+            f"{problem}); its numbers are in {paths['json']}",
+            stacklevel=2,
+        )
+    else:
+        _write(paths["png"], picture)
+    return paths
+
+
+def picture_of(result: Result) -> bytes:
+    """The result's picture as PNG; whatever drawing raises is raised."""
+    import io
+
+    content = io.BytesIO()
+    result.figure().savefig(content, format="png", dpi=120)
+    return content.getvalue()
+
+
+def finite(value: Any) -> Any:
+    """Plain values with None for every number that is not finite, which JSON cannot hold."""
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, Mapping):
+        return {name: finite(part) for name, part in value.items()}
+    if isinstance(value, list | tuple):
+        return [finite(part) for part in value]
+    return value
+
+
+def _write(path: Path, content: bytes) -> None:
+    part = path.with_suffix(f"{path.suffix}.part")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        part.write_bytes(content)
+        part.replace(path)
     except OSError as error:
         raise OutputError(
-            f"Cannot write the results into {folder}: {error.strerror}; give another folder"
+            f"Cannot write the results into {path.parent}: {error.strerror}; give another folder"
         ) from None
-    return paths

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from statistics import NormalDist
 from typing import Any
 
-from adaptvis.evaluation.statistics import wilson_interval
+from adaptvis.evaluation.statistics import FEWEST_IMAGES, wilson_interval
 
 __all__ = ["Share"]
 
@@ -25,10 +26,23 @@ class Share:
     def interval(self) -> tuple[float, float]:
         return wilson_interval(self.count, self.total)
 
-    def above(self, line: float) -> bool | None:
-        """Whether the share lies above a line; None where the interval holds the line."""
-        low, high = self.interval
+    def above(self, line: float, *, looks: int = 1) -> bool | None:
+        """Whether the share lies above a line; None where the interval holds the line.
+
+        Fewer than 20 decide nothing.
+
+        Args:
+            looks: of how many shares this is the most striking one; the interval is widened for
+                them (Bonferroni).
+        """
+        if self.total < FEWEST_IMAGES:
+            return None
+        low, high = self.widened(looks)
         return True if low > line else False if high < line else None
+
+    def widened(self, looks: int) -> tuple[float, float]:
+        """The interval that holds for each of so many shares at once."""
+        return wilson_interval(self.count, self.total, NormalDist().inv_cdf(1 - 0.025 / looks))
 
     def to_dict(self) -> dict[str, Any]:
         return {

@@ -58,6 +58,29 @@ def test_the_report_says_how_to_repeat_it(adaptvis: Adaptvis, tmp_path: Path) ->
     assert json.loads((tmp_path / "again" / "norms.json").read_text())["summary"] == first
 
 
+def test_an_interrupted_report_is_a_page_of_what_finished(
+    adaptvis: Adaptvis, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from dataclasses import replace
+
+    from adaptvis.diagnostics import report
+
+    def interrupt(_: object) -> None:
+        raise KeyboardInterrupt
+
+    instruments = tuple(
+        replace(i, run=interrupt) if i.name == "permutation" else i for i in report.INSTRUMENTS
+    )
+    monkeypatch.setattr(report, "INSTRUMENTS", instruments)
+    only = ("--only", "norms", "--only", "permutation")
+    result = adaptvis("diagnose", "report", *only, "--limit", 2, "-o", "out")
+    assert result.code == 130
+    assert "out/report.html" in result.err
+    page = (tmp_path / "out" / "report.html").read_text()
+    assert "data:image/png;base64," in page
+    assert "stopped before the last instrument" in page
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [

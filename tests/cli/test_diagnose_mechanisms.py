@@ -14,7 +14,7 @@ from adaptvis.steering.directions import read_directions
 def test_interchange_writes_its_files_and_says_which_claims_hold(adaptvis: Adaptvis) -> None:
     result = adaptvis("diagnose", "interchange", "-m", SHORTCUT, "--pairs", 4, "-o", "out")
     assert result.code == 0, result.err
-    assert "Exchanging whole strips" in result.out
+    assert "Exchanging whole" in result.out
     assert sorted(p.name for p in Path("out").iterdir()) == [
         "interchange.json",
         "interchange.parquet",
@@ -66,6 +66,8 @@ def test_directions_go_from_probes_to_eval_and_tune(adaptvis: Adaptvis) -> None:
         (("diagnose", "interchange", "--kind", "objects"), ["spells 0 as single tokens"]),
         (("diagnose", "probes", "--training", "adam"), ["Unknown training 'adam'"]),
         (("diagnose", "probes", "--alphas", "0,1"), ["numbers above 0", "'0,1'"]),
+        (("diagnose", "probes", "--axes", "diagonal"), ["Unknown axis 'diagonal'"]),
+        (("diagnose", "probes", "--controls", "-1"), ["--controls must not be negative"]),
         (("diagnose", "probes", "--amplify", "--part", "train"), ["Unknown part 'train'"]),
         (("tune", "-m", SHORTCUT, "--amplify", "missing"), ["Cannot read the directions missing"]),
         (

@@ -130,3 +130,12 @@ def test_what_does_not_fit_is_refused_in_one_sentence():
         all_items("cubes")
     with pytest.raises(DataError, match="at least 1, got 0"):
         draw_pairs("squares", 0)
+
+
+def test_no_picture_comes_twice():
+    five = ["red", "green", "blue", "yellow", "purple"]
+    for count in (50, 120):
+        pairs = draw_pairs("squares", count, names=five)
+        assert len({(pair.clean.names, pair.clean.axis) for pair in pairs}) == count
+    with pytest.raises(DataError, match="make 120 different pictures, got 121 pairs"):
+        draw_pairs("squares", 121, names=five)

@@ -13,7 +13,7 @@ from diagnostics.tiny import tiny_engine
 
 from adaptvis.data.three_objects import Item, Pair, draw_pairs
 from adaptvis.diagnostics.hooks import decoder_layers
-from adaptvis.diagnostics.interchange import measure_interchange
+from adaptvis.diagnostics.interchange import InterchangeResult, measure_interchange
 from adaptvis.diagnostics.interventions import ablated, interchanged, swapped
 from adaptvis.diagnostics.residual_stream import image_embeddings, last_logits, layer_inputs
 from adaptvis.diagnostics.results import write_result
@@ -238,6 +238,11 @@ def test_the_result_counts_by_hand_and_is_written(questions, tmp_path):
         axes = [result.by_axis[a]["object"][layer] for a in ("horizontal", "vertical")]
         assert sum(s.count for s in axes) == sum(flips)
         assert sum(s.total for s in axes) == sum(right)
+        kept = [f for f, r in zip(flips, right, strict=True) if r]
+        assert result.flipped["object"][layer] == kept
+    without = [names[int(p.argmax())] for p in ablated(questions, [p.clean for p in pairs])]
+    lost = [r and b != p.clean.answer for r, b, p in zip(right, without, pairs, strict=True)]
+    assert result.lost == Share(sum(lost), sum(right))
     assert seen[-1] == ("interchange", 6, 6)
     paths = write_result(result, tmp_path)
     record = json.loads(paths["json"].read_text())
@@ -253,6 +258,62 @@ def test_findings_follow_the_intervals():
     assert Share(0, 50).above(0.5) is False
     assert Share(26, 50).above(0.5) is None
     assert Share(0, 0).above(0.5) is None
+    # Fewer than 20 decide nothing; the best of many has to be further away.
+    assert Share(19, 19).above(0.5) is None
+    assert Share(33, 50).above(0.5) is True
+    assert Share(33, 50).above(0.5, looks=32) is None
+
+
+def verdicts(strip=0, thing=(0, 0, 0), accuracy=50, lost=0, wins=0, total=50):
+    """Of 50 pairs: flips by strips at the input, by objects per layer, ... -> what holds."""
+
+    def first(count):
+        return [index < count for index in range(accuracy)]
+
+    flipped = {
+        "object": [first(count) for count in thing],
+        "background": [first(0)] * 3,
+        "strip": [first(strip)] * 3,
+    }
+    result = InterchangeResult(
+        engine={},
+        last_token=[[0.0] * 4] * 3,
+        winners=[[0, 0, 0, 0], [0, wins, 0, 0], [0, 0, 0, 0]],
+        flips={r: [Share(sum(row), accuracy) for row in rows] for r, rows in flipped.items()},
+        flipped=flipped,
+        lost=Share(lost, accuracy),
+        chance=1 / 3,
+        accuracy=Share(accuracy, total),
+        ablation=Share(accuracy - lost, total),
+    )
+    return [finding.holds for finding in result.findings()]
+
+
+def test_strips_against_objects_is_one_paired_claim():
+    assert verdicts(strip=50)[0] is True
+    # Where strips flip nothing, that objects flip nothing says nothing.
+    assert verdicts(strip=0)[0] is None
+    assert verdicts(strip=50, thing=(50, 50, 50))[0] is False
+    assert verdicts(strip=5)[0] is not True
+
+
+def test_intermediate_layers_are_behind_the_input_and_beyond_it():
+    assert verdicts(thing=(0, 0, 50))[2] is True
+    assert verdicts(thing=(50, 0, 0))[2] is False
+    assert verdicts(thing=(50, 50, 50))[2] is False
+    # 32 of 50 lies above a half for one layer, and not for the best of two.
+    assert Share(32, 50).above(0.5) is True
+    assert verdicts(thing=(0, 32, 0))[2] is None
+
+
+def test_most_of_the_order_is_more_than_half_of_the_right_answers():
+    assert verdicts(lost=15)[3] is False
+    assert verdicts(lost=45)[3] is True
+    assert verdicts(lost=25)[3] is None
+    assert verdicts(wins=50)[1] is True
+    # A model that guesses has no order to lose.
+    assert verdicts(strip=18, accuracy=18, lost=18, wins=50) == [None] * 4
+    assert verdicts(strip=8, accuracy=8, lost=8, wins=10, total=10) == [None] * 4
 
 
 def test_models_without_one_square_grid_are_refused():

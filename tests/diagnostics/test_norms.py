@@ -70,6 +70,12 @@ def test_layer_norms_are_those_of_the_hidden_states(
             assert (row.smallest, row.largest) == pytest.approx(
                 (float(every.min()), float(every.max())), rel=1e-4
             )
+            # To within a step of 1 %, between the two tokens that the quantile falls between.
+            for found_one, share in ((row.low, 0.05), (row.high, 0.95)):
+                below, above = (
+                    float(every.quantile(share, interpolation=side)) for side in ("lower", "higher")
+                )
+                assert below * 0.98 <= found_one <= above * 1.02
     assert found[depth, LAST].tokens == len(samples)
 
 

@@ -1,7 +1,9 @@
 """What reaches the decoder when image tokens are shuffled, seen by hooks of the test's own."""
 
+from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from diagnostics.conftest import Stop, family_engine, raw_query, stop, unchanged
@@ -9,8 +11,13 @@ from hf.helpers import image
 from hf.tiny_families import FAMILIES
 
 from adaptvis.config import ScalingVis
-from adaptvis.diagnostics.accuracy import ask_points
-from adaptvis.diagnostics.permutation import permutation_test, shuffled_images
+from adaptvis.diagnostics.accuracy import Asked, ask_points, compare
+from adaptvis.diagnostics.permutation import (
+    PermutationResult,
+    permutation_test,
+    position_sensitivity,
+    shuffled_images,
+)
 from adaptvis.diagnostics.results import write_result
 from adaptvis.engine import Query
 from adaptvis.errors import ConfigError
@@ -125,6 +132,43 @@ def test_a_clear_loss_on_many_images_refutes_the_claim(shortcut: HFEngine, two_d
     result = permutation_test(shortcut, two_ds, two_ds.load(150), permutations=1, batch_size=75)
     holds = [finding.holds for finding in result.findings()]
     assert holds == [False]
+
+
+def insensitive(accuracy: float, chance: float | None) -> PermutationResult:
+    """300 images, and no answer that shuffling changes."""
+    points = (np.arange(300) < accuracy * 300).astype(float)
+    asked = Asked(("any",) * 300, tuple(range(300)))
+    return PermutationResult(
+        engine={},
+        settings={"task": "2ds"},
+        accuracies=compare("shuffled", points, points.copy(), asked),
+        sensitivity={"all questions": position_sensitivity(points, points, range(300))},
+        permutations=[accuracy],
+        chance=chance,
+    )
+
+
+def test_a_model_that_guesses_says_nothing_about_order() -> None:
+    assert [f.holds for f in insensitive(0.9, 0.5).findings()] == [True, False]
+    guessing = insensitive(0.5, 0.5).findings()
+    assert [f.holds for f in guessing] == [None, None]
+    assert "not above chance (50.0%)" in guessing[0].measured
+    unknown = insensitive(0.5, None).findings()
+    assert "chance is not known" in unknown[0].measured
+    assert unknown[0].holds is True
+
+
+def test_chance_is_that_of_the_candidates(
+    shortcut: HFEngine, two_ds: Task, samples: list[Sample]
+) -> None:
+    asked = [
+        replace(samples[0], candidates=("a", "b")),
+        replace(samples[1], candidates=tuple("abcd")),
+    ]
+    result = permutation_test(shortcut, two_ds, asked, permutations=1)
+    assert result.chance == pytest.approx((1 / 2 + 1 / 4) / 2)
+    asked[1] = replace(samples[1], candidates=())
+    assert permutation_test(shortcut, two_ds, asked, permutations=1).chance is None
 
 
 def test_nothing_is_left_on_the_model(

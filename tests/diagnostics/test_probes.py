@@ -1,6 +1,7 @@
 """Probes and directions of the embedded model, and amplification with them."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -39,7 +40,13 @@ def test_places_are_linear_in_object_tokens_and_shuffled_labels_are_not(measured
         assert (best.training_tokens, best.tokens, best.images) == (270, 90, 30)
         assert best.low > control.high
         assert best.recall == pytest.approx((1, 1, 1), abs=0.1)
-    assert [finding.holds for finding in result.findings()] == [True, True]
+    # The published procedure and what is readable are two claims with two answers.
+    found = result.findings()
+    assert [finding.holds for finding in found] == [False, True, False, True]
+    assert ["published procedure" in finding.claim for finding in found] == [True, False] * 2
+    assert ["by least squares" in finding.claim for finding in found] == [False, True] * 2
+    few = replace(result, probes=tuple(replace(p, images=19) for p in result.probes))
+    assert [finding.holds for finding in few.findings()] == [None] * 4
 
 
 def test_directions_separate_the_ends_of_pictures_that_the_model_sees(measured):
@@ -74,6 +81,25 @@ def test_probes_are_written_and_read_well(measured, tmp_path):
     assert record["summary"]["horizontal"]["least squares"]["accuracy"] > 0.9
     assert len(result.rows()) == 6
     assert paths["png"].stat().st_size > 10_000
+
+
+def test_a_model_without_right_answers_keeps_its_probes(monkeypatch, tmp_path):
+    import adaptvis.diagnostics.probes as probes
+
+    # Always the first thing: one end is never answered rightly.
+    monkeypatch.setattr(
+        probes, "_answered_rightly", lambda questions, items, *_: [i.asks_first for i in items]
+    )
+    path = tmp_path / "directions.safetensors"
+    path.write_bytes(b"of an earlier run")
+    result = measure_probes(tiny_engine(), directions=path)
+    assert len(result.probes) == 6
+    assert not path.exists()
+    assert not result.directions
+    assert "horizontal questions are answered rightly" in result.without_directions
+    assert "no direction to fit" in result.reading()
+    record = json.loads(write_result(result, tmp_path)["json"].read_text())
+    assert "no direction to fit" in record["summary"]["directions"]
 
 
 def test_no_directions_are_fitted_where_none_are_wanted():
@@ -127,6 +153,8 @@ def test_amplification_is_measured_beside_its_control(measured, tmp_path):
     paths = write_result(result, tmp_path)
     record = json.loads(paths["json"].read_text())
     assert record["settings"]["questions_per_item"] == 2
+    # Two yes/no questions that must both be right.
+    assert record["summary"]["chance"] == 0.25
     assert len(result.rows()) == 6
 
 

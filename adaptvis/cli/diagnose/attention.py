@@ -1,6 +1,6 @@
 """`adaptvis diagnose attention`."""
 
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
@@ -23,9 +23,6 @@ from adaptvis.cli.diagnose.options import (
     prepare,
 )
 from adaptvis.errors import ConfigError
-
-if TYPE_CHECKING:
-    from adaptvis.tasks import Sample
 
 __all__ = ["attention"]
 
@@ -68,6 +65,7 @@ def attention(
     from adaptvis.diagnostics.attention.maps import measure_attention_maps
     from adaptvis.diagnostics.attention.measure import measure_attention
     from adaptvis.diagnostics.attention.parts import check_words
+    from adaptvis.diagnostics.choice import spread
 
     if maps < 0:
         raise ConfigError(f"--maps must not be negative, got {maps}")
@@ -115,12 +113,6 @@ def attention(
     finish(result, folder)
     if pictures is not None:
         finish(pictures, folder)
-
-
-def spread(samples: "list[Sample]", count: int) -> "list[Sample]":
-    """``count`` of the samples, evenly apart: neighbours are about the same image."""
-    count = min(count, len(samples))
-    return [samples[i * len(samples) // count] for i in range(count)]
 
 
 def _layers(text: str) -> tuple[int, ...] | None:

@@ -1,7 +1,6 @@
 """`adaptvis diagnose probes`."""
 
-from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, cast
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -20,16 +19,14 @@ from adaptvis.cli.diagnose.options import (
     finish,
     load,
     output_folder,
-    questions,
     steering,
     task_of,
 )
-from adaptvis.errors import ConfigError, unknown_name
+from adaptvis.errors import ConfigError, DataError, unknown_name
 
 if TYPE_CHECKING:
-    from adaptvis.data.scenes import Part
-    from adaptvis.diagnostics.amplification import AmplificationResult
-    from adaptvis.hf.engine import HFEngine
+    from adaptvis.diagnostics.choice import Items
+    from adaptvis.tasks import Task
 
 __all__ = ["DIRECTIONS_FILE", "probes"]
 
@@ -107,6 +104,7 @@ def probes(
     from adaptvis.cli.models import embedded_models, resolve_model
     from adaptvis.cli.progress import Bars
     from adaptvis.data.three_objects import KINDS
+    from adaptvis.diagnostics.amplification import measure_amplification
     from adaptvis.diagnostics.linear_probe import TRAININGS
     from adaptvis.diagnostics.probes import measure_probes
 
@@ -115,6 +113,9 @@ def probes(
     if training not in TRAININGS:
         raise ConfigError(unknown_name("training", training, TRAININGS))
     ladder = _numbers(alphas)
+    amplified_axes = _axes(axes)
+    if controls < 0:
+        raise ConfigError(f"--controls must not be negative, got {controls}")
     name = resolve_model(model).name
     size = batch_size or (64 if name in embedded_models() else 1)
     config = steering(model, preset=preset, method=method)
@@ -138,56 +139,50 @@ def probes(
     finish(result, folder)
     if chosen is None:
         return
+    if not result.directions:
+        raise DataError(f"There is nothing to amplify. {result.without_directions}")
+    asked, drawn = chosen
     with Bars() as bars:
-        amplified = _amplified(
+        amplification = measure_amplification(
             engine,
-            folder,
-            chosen,
+            folder / DIRECTIONS_FILE,
+            asked,
+            drawn.samples,
+            items=drawn.items,
             alphas=ladder,
-            axes=None if axes is None else tuple(axis.strip() for axis in axes.split(",")),
+            axes=amplified_axes,
             controls=controls,
             batch_size=size,
             seed=seed,
-            model=name,
+            settings={"model": name, "task": drawn.name},
             progress=bars.show,
         )
-    finish(amplified, folder)
+    finish(amplification, folder)
 
 
-def _items(task: str, data: str | None, part: str, limit: int, seed: int) -> dict[str, Any]:
-    """Task, samples, the item of each sample, and what to call them."""
+def _items(task: str, data: str | None, part: str, limit: int, seed: int) -> "tuple[Task, Items]":
+    from adaptvis.diagnostics.choice import amplification_items
     from adaptvis.tasks import PARTS
 
     if part not in PARTS:
         raise ConfigError(unknown_name("part", part, PARTS))
     chosen = task_of(task, data)
-    if chosen.name != "2ds" or data is not None:
-        samples = questions(chosen, part=part, limit=limit)
-        return {"task": chosen, "samples": samples, "items": None, "name": chosen.name}
-    from adaptvis.data.relation_pairs import relation_pairs
-    from adaptvis.tasks.generated import task_samples
-
-    if part == "all":
-        raise ConfigError(f"Relations of 2ds have a validation and a test part, got {part!r}")
-    samples = task_samples(relation_pairs(cast("Part", part), limit, seed))
-    items = [sample.image_id for sample in samples]
-    return {"task": chosen, "samples": samples, "items": items, "name": "2ds, relations both ways"}
-
-
-def _amplified(
-    engine: "HFEngine", folder: Path, chosen: dict[str, Any], *, model: str, **options: Any
-) -> "AmplificationResult":
-    from adaptvis.diagnostics.amplification import measure_amplification
-
-    return measure_amplification(
-        engine,
-        folder / DIRECTIONS_FILE,
-        chosen["task"],
-        chosen["samples"],
-        items=chosen["items"],
-        settings={"model": model, "task": chosen["name"]},
-        **options,
+    drawn = amplification_items(
+        chosen, part=part, limit=limit, seed=seed, published=data is not None
     )
+    return chosen, drawn
+
+
+def _axes(text: str | None) -> tuple[str, ...] | None:
+    from adaptvis.diagnostics.probes import AXES
+
+    if text is None:
+        return None
+    axes = tuple(dict.fromkeys(axis.strip() for axis in text.split(",")))
+    for axis in axes:
+        if axis not in AXES:
+            raise ConfigError(unknown_name("axis", axis, AXES))
+    return axes
 
 
 def _numbers(text: str) -> tuple[float, ...]:

@@ -30,7 +30,7 @@ from adaptvis.cli.diagnose.options import (
     steering,
     task_of,
 )
-from adaptvis.errors import AdaptVisError, ConfigError, unknown_name
+from adaptvis.errors import AdaptVisError, ConfigError, OutputError, unknown_name
 
 if TYPE_CHECKING:
     from adaptvis.cli.progress import Bars
@@ -87,7 +87,14 @@ def report(
     """
     from adaptvis.cli.models import check_engine, resolve_model
     from adaptvis.cli.progress import Bars
-    from adaptvis.diagnostics.report import INSTRUMENTS, Instrument, examine, write_page
+    from adaptvis.diagnostics.report import (
+        INSTRUMENTS,
+        Examined,
+        Instrument,
+        Outcome,
+        examine,
+        write_page,
+    )
     from adaptvis.tasks import Part
 
     check_engine("hf", dtype)
@@ -121,46 +128,65 @@ def report(
         begin = ["adaptvis", "diagnose", *(instrument.command or (instrument.name,))]
         return shlex.join([*begin, "--model", text, *_typed(taken), *loading])
 
-    examined = []
+    examined: list[Examined] = []
+    stopped: BaseException | None = None
     names = _folders([m.name for m in models])
-    try:
-        with Bars() as bars:
-            for text, resolved, config, own in zip(typed, models, configs, names, strict=True):
-                examined.append(
-                    examine(
-                        resolved.name,
-                        partial(load, text, dtype=dtype, trust_remote_code=trust_remote_code),
-                        chosen,
-                        folder / own,
-                        command=partial(repeat, text),
-                        instruments=instruments,
-                        config=config,
-                        part=cast("Part", part),
-                        limit=limit,
-                        batch_size=batch_size or batch_size_for(text),
-                        seed=seed,
-                        progress=partial(_show, bars, resolved.name if len(models) > 1 else ""),
-                    )
+    with Bars() as bars:
+        for text, resolved, config, own in zip(typed, models, configs, names, strict=True):
+            outcomes: list[Outcome] = []
+            try:
+                of_this = examine(
+                    resolved.name,
+                    partial(load, text, dtype=dtype, trust_remote_code=trust_remote_code),
+                    chosen,
+                    folder / own,
+                    command=partial(repeat, text),
+                    instruments=instruments,
+                    config=config,
+                    part=cast("Part", part),
+                    published=data is not None,
+                    limit=limit,
+                    batch_size=batch_size or batch_size_for(text),
+                    seed=seed,
+                    outcomes=outcomes,
+                    progress=partial(_show, bars, resolved.name if len(models) > 1 else ""),
                 )
-    except KeyboardInterrupt:
-        note(f"interrupted; what was measured before is in {folder}")
-        raise typer.Exit(130) from None
+            except (KeyboardInterrupt, OutputError) as problem:
+                stopped = problem
+                if outcomes:
+                    engine = next((o.result.engine for o in outcomes if o.result), {})
+                    examined.append(Examined(resolved.name, engine, outcomes))
+                break
+            examined.append(of_this)
+    if stopped is not None and not examined:
+        if isinstance(stopped, KeyboardInterrupt):
+            note("interrupted before an instrument finished; nothing was written")
+            raise typer.Exit(130) from None
+        raise stopped
     whole = ["adaptvis", "diagnose", "report"]
     whole += [part for text in typed for part in ("--model", text)]
     whole += _typed({**shared, "limit": limit}) + loading
     whole += [part for name in only or () for part in ("--only", name)]
-    path = write_page(
-        examined,
-        folder,
-        command=shlex.join(whole),
-        about={
-            "task": chosen.name,
-            "part": part,
-            "questions": "each instrument's own number" if limit is None else limit,
-            "seed": seed,
-            "steering": method or preset or "none",
-        },
-    )
+    about = {
+        "task": chosen.name,
+        "part": part,
+        "questions": "each instrument's own number" if limit is None else limit,
+        "seed": seed,
+        "steering": method or preset or "none",
+    }
+    if stopped is not None:
+        about["finished"] = "no: stopped before the last instrument"
+    try:
+        path = write_page(examined, folder, command=shlex.join(whole), about=about)
+    except OutputError as problem:
+        # Where a result could not be written, the page often cannot either: say the first reason.
+        raise stopped if isinstance(stopped, OutputError) else problem from None
+    if isinstance(stopped, KeyboardInterrupt):
+        note(f"interrupted; what was finished before is in {path} and the files beside it")
+        raise typer.Exit(130)
+    if stopped is not None:
+        note(f"stopped; what was finished before is in {path}")
+        raise stopped
     console = out()
     for of_model in examined:
         console.print(of_model.model, style="bold", markup=False, soft_wrap=True)

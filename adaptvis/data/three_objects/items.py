@@ -165,19 +165,32 @@ def draw_pairs(
 ) -> list[Pair]:
     """``count`` pairs, directions in turn; the same arguments give the same pairs.
 
-    The clean question is about (c0, c1, c2), its counterfactual about (c4, c1, c3).
+    The clean question is about (c0, c1, c2), its counterfactual about (c4, c1, c3). No clean
+    picture comes twice, so that pairs count as independent.
 
     Raises:
-        DataError: unknown kind, a count below 1, or fewer than five names.
+        DataError: unknown kind, a count below 1 or above the number of pictures, or fewer than five
+            names.
     """
     names = _enough(kind, names, 5)
     if count < 1:
         raise DataError(f"The number of pairs must be at least 1, got {count}")
+    pictures = 2 * len(names) * (len(names) - 1) * (len(names) - 2)
+    if count > pictures:
+        raise DataError(
+            f"{len(names)} {kind} make {pictures} different pictures, got {count} pairs; ask for "
+            "fewer"
+        )
     rng = random.Random(f"{kind}/{seed}")
-    pairs = []
-    for index in range(count):
-        direction = DIRECTIONS[index % len(DIRECTIONS)]
+    pairs: list[Pair] = []
+    seen: set[tuple[Axis, tuple[str, ...]]] = set()
+    while len(pairs) < count:
+        direction = DIRECTIONS[len(pairs) % len(DIRECTIONS)]
         c0, c1, c2, c3, c4 = rng.sample(list(names), 5)
+        axis = Item(kind, (c0, c1, c2), direction).axis
+        if (axis, (c0, c1, c2)) in seen:
+            continue
+        seen.add((axis, (c0, c1, c2)))
         clean = Item(kind, (c0, c1, c2), direction)
         pairs.append(Pair(clean, Item(kind, (c4, c1, c3), _OPPOSITE[direction])))
     return pairs

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import hashlib
-import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,8 +11,9 @@ from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
+from adaptvis.diagnostics.report.across import across_models
 from adaptvis.diagnostics.report.run import Examined, Outcome
-from adaptvis.diagnostics.results import Finding, Result, verdict
+from adaptvis.diagnostics.results import Finding, Result, finite, picture_of, verdict
 from adaptvis.diagnostics.wording import flat, short
 from adaptvis.errors import OutputError
 from adaptvis.evaluation.output import write_atomically
@@ -58,7 +58,7 @@ def write_page(
         "line": one_line,
         "visible": visible,
         "short": short,
-        "flat": flat,
+        "flat": lambda values: flat(finite(values)),
         "verdict": verdict,
         "css": _CLASSES.__getitem__,
         "picture": _picture,
@@ -71,6 +71,7 @@ def write_page(
         style_hash=base64.b64encode(hashlib.sha256(style.encode()).digest()).decode("ascii"),
         models=examined,
         claims=_claims(examined),
+        across=across_models(examined),
         sections=_sections(examined),
         command=command,
         about=about,
@@ -87,10 +88,12 @@ def write_page(
 
 
 def _picture(result: Result) -> str:
-    """The result's picture as a data URI."""
-    content = io.BytesIO()
-    result.figure().savefig(content, format="png", dpi=120)
-    return "data:image/png;base64," + base64.b64encode(content.getvalue()).decode("ascii")
+    """The result's picture as a data URI; empty where it cannot be drawn."""
+    try:
+        content = picture_of(result)
+    except Exception:  # The numbers and what they say are worth a page without it.
+        return ""
+    return "data:image/png;base64," + base64.b64encode(content).decode("ascii")
 
 
 def _claims(examined: Sequence[Examined]) -> list[_Claim]:

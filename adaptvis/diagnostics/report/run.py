@@ -19,7 +19,7 @@ from adaptvis.evaluation.report.text import one_line
 from adaptvis.hf.engine import HFEngine
 from adaptvis.tasks import Part, Task
 
-__all__ = ["Examined", "Outcome", "examine"]
+__all__ = ["Examined", "Outcome", "examine", "with_needed"]
 
 ReportProgress = Callable[[str, int, int], None]
 
@@ -56,9 +56,11 @@ def examine(
     instruments: Sequence[Instrument] = INSTRUMENTS,
     config: SteeringConfig | None = None,
     part: Part = "test",
+    published: bool = False,
     limit: int | None = None,
     batch_size: int = 1,
     seed: int = 0,
+    outcomes: list[Outcome] | None = None,
     progress: ReportProgress = silent,
 ) -> Examined:
     """Run every instrument on its own number of questions, and write each result at once.
@@ -67,16 +69,22 @@ def examine(
         load: gives the engine; it is dropped at the end.
         folder: where each result's JSON, Parquet and PNG go.
         command: from an instrument and its number of questions to how it is repeated.
+        instruments: those that one of them needs run before it, and are added where they miss.
+        published: whether the task reads published questions instead of generated ones.
+        outcomes: a list that is filled as instruments finish, for callers that want those of an
+            interrupted run.
         limit: questions for each instrument that takes some, in place of its own number.
 
     Raises:
         OutputError: the folder cannot be written.
         ConfigError, DataError: the task has no such questions.
     """
+    instruments = with_needed(instruments)
     counts = {
         i.name: i.questions if limit is None or i.questions is None else limit for i in instruments
     }
-    drawn = {count: task.load(count, part) for count in set(counts.values()) if count is not None}
+    wanted = {counts[i.name] for i in instruments if not i.draws}
+    drawn = {count: task.load(count, part) for count in wanted if count is not None}
     repeat = {i.name: command(i, counts[i.name]) for i in instruments}
     try:
         engine = load()
@@ -89,10 +97,11 @@ def examine(
         raise OutputError(
             f"Cannot write the results into {folder}: {error.strerror}; give another folder"
         ) from None
-    outcomes = []
+    outcomes = [] if outcomes is None else outcomes
+    earlier: dict[str, Result] = {}
     for instrument in instruments:
         count = counts[instrument.name]
-        samples = [] if count is None else drawn[count]
+        samples = [] if count is None or instrument.draws else drawn[count]
         settings: dict[str, Any] = {"model": model, "seed": seed}
         if samples:
             settings |= {
@@ -101,21 +110,50 @@ def examine(
                 "questions": len(samples),
                 "images": len({sample.image_id for sample in samples}),
             }
-        settings["steering"] = None if config is None else config.to_dict()
+        under = config if instrument.steered else None
+        settings["steering"] = None if under is None else under.to_dict()
 
         def show(doing: str, done: int, total: int, name: str = instrument.name) -> None:
             progress(name if doing == name else f"{name}: {doing}", done, total)
 
         subject = Subject(
-            engine, task, samples, folder, config, batch_size, seed, settings, progress=show
+            engine=engine,
+            task=task,
+            samples=samples,
+            folder=folder,
+            config=config,
+            part=part,
+            count=count,
+            published=published,
+            batch_size=batch_size,
+            seed=seed,
+            settings=settings,
+            earlier=dict(earlier),
+            progress=show,
         )
-        outcomes.append(_attempt(instrument, subject, repeat[instrument.name]))
+        outcome = _attempt(instrument, subject, repeat[instrument.name])
+        outcomes.append(outcome)
+        if outcome.result is not None:
+            earlier[instrument.name] = outcome.result
+        # A subject holds the model.
+        del subject
     description = engine.describe()
     del engine
     gc.collect()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
     return Examined(model, description, outcomes)
+
+
+def with_needed(instruments: Sequence[Instrument]) -> list[Instrument]:
+    """The instruments, each behind those whose results it reads."""
+    known = {instrument.name: instrument for instrument in (*INSTRUMENTS, *instruments)}
+    chosen: dict[str, Instrument] = {}
+    for instrument in instruments:
+        for name in instrument.needs:
+            chosen.setdefault(name, known[name])
+        chosen.setdefault(instrument.name, instrument)
+    return list(chosen.values())
 
 
 def _attempt(instrument: Instrument, subject: Subject, repeat: str) -> Outcome:
