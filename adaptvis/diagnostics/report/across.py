@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from adaptvis.diagnostics.attention.result import AttentionResult, compare_entropy
+from adaptvis.diagnostics.attention.comparison import compare_entropy
+from adaptvis.diagnostics.attention.result import AttentionResult
 from adaptvis.diagnostics.norms import NormsResult
 from adaptvis.diagnostics.results import Finding, Result
 
@@ -17,14 +18,8 @@ __all__ = ["ACROSS", "across_models"]
 Across = Callable[[Mapping[str, Result]], Finding | None]
 
 
-def _entropy(results: Mapping[str, Result]) -> Finding | None:
-    """The variants are told apart by the end of their names, as they are published."""
-    named = {
-        next((kind for kind in _VARIANTS if name.endswith(kind)), name): result
-        for name, result in results.items()
-        if isinstance(result, AttentionResult)
-    }
-    return compare_entropy(named) if set(_VARIANTS) <= set(named) else None
+def _entropy(results: Mapping[str, Result]) -> Finding:
+    return compare_entropy({n: r for n, r in results.items() if isinstance(r, AttentionResult)})
 
 
 def _norms(results: Mapping[str, Result]) -> Finding | None:
@@ -37,7 +32,6 @@ def _norms(results: Mapping[str, Result]) -> Finding | None:
     )
 
 
-_VARIANTS = ("original", "normalize", "multilayer")
 ACROSS: Mapping[str, Across] = {"attention": _entropy, "norms": _norms}
 """By instrument: what its results on several models show together, if anything."""
 
