@@ -17,10 +17,8 @@ from evaluation.browser import Browser, find_chromium
 from adaptvis.config import NormRescale, SteeringConfig
 from adaptvis.data.relation_pairs import relation_pairs
 from adaptvis.diagnostics.amplification import AmplificationResult
-from adaptvis.diagnostics.attention.parts import LAST_ROW, TEXT_ROWS
-from adaptvis.diagnostics.attention.result import MEASURES, AttentionResult, RowMeans
+from adaptvis.diagnostics.attention.result import AttentionResult
 from adaptvis.diagnostics.choice import spread
-from adaptvis.diagnostics.clustered import ClusteredMean
 from adaptvis.diagnostics.drawing import new_figure
 from adaptvis.diagnostics.interchange import measure_interchange
 from adaptvis.diagnostics.norms import NormsResult
@@ -237,18 +235,20 @@ def test_models_are_compared_in_one_row() -> None:
             ratio={"value": ratio, "low": None, "high": None, "images": 1},
             layers=[],
         )
-        means = {m: ClusteredMean(np.asarray(entropy), np.asarray(0.01)) for m in MEASURES}
-        rows = tuple(RowMeans("unsteered", row, 40, {}, {}, means) for row in (LAST_ROW, TEXT_ROWS))
-        attention = AttentionResult(engine={}, means=rows, tokens={}, images=40)
+        asked = tuple((f"q{n}", f"image{n}", entropy + 0.01 * n) for n in range(40))
+        attention = AttentionResult(engine={}, means=(), tokens={}, images=40, text_entropies=asked)
         return Examined(
             name, {}, [Outcome("norms", "", norms), Outcome("attention", "", attention)]
         )
 
     models = [model("my-normalize", 1, 0.9), model("my-original", 30, 0.7)]
     found = across_models(models)
-    assert [(name, "my-normalize 1, my-original 30" in f.measured) for name, f in found] == [
-        ("norms", True)
+    assert [(name, finding.holds) for name, finding in found] == [
+        ("attention", None),
+        ("norms", None),
     ]
+    assert "my-normalize - my-original = +0.200" in found[0][1].measured
+    assert "my-normalize 1, my-original 30" in found[1][1].measured
     models.append(model("my-multilayer", 2, 0.6))
     assert [(name, finding.holds) for name, finding in across_models(models)] == [
         ("attention", True),
