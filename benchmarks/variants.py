@@ -39,6 +39,7 @@ PAPER = {
     "normalize": ([88.00, 42.40, 79.00, 32.80, 71.80, 41.80], 59.30, 61.21, 0.90),
     "normalize-multilayer": ([87.80, 47.20, 82.20, 40.80, 80.20, 50.60], 64.80, 54.21, 0.72),
 }
+SMOOTHED = 20
 Run = dict[str, Any]
 
 
@@ -142,6 +143,12 @@ def table(runs: list[Run]) -> list[str]:
     return lines
 
 
+def running_mean(values: list[float]) -> list[float]:
+    """Means of SMOOTHED values up to and including each."""
+    windows = range(SMOOTHED, len(values) + 1)
+    return [statistics.fmean(values[stop - SMOOTHED : stop]) for stop in windows]
+
+
 def plot(runs: list[Run], path: Path) -> None:
     """Training loss of every run against the step, stages one behind the other."""
     from matplotlib.figure import Figure
@@ -155,12 +162,16 @@ def plot(runs: list[Run], path: Path) -> None:
         boundary = max(step for stage, step, _ in run["loss"] if stage == first)
         steps = [step if stage == first else boundary + step for stage, step, _ in run["loss"]]
         label = VARIANTS[run["variant"]] if run["seed"] == 0 else None
-        values = [loss for _, _, loss in run["loss"]]
-        axes.plot(steps, values, color=colours[run["variant"]], label=label, linewidth=1.2)
+        values = running_mean([loss for _, _, loss in run["loss"]])
+        axes.plot(
+            steps[-len(values) :], values, color=colours[run["variant"]], label=label, linewidth=1.2
+        )
     axes.axvline(boundary, color="#888888", linewidth=0.8, linestyle="--")
-    axes.text(boundary, 1.0, " language model trains, too", va="top", fontsize=9,
+    axes.text(boundary, 0.98, "  language model trains, too", va="top", fontsize=9,
               transform=axes.get_xaxis_transform())  # fmt: skip
-    axes.set(xlabel="optimizer step", ylabel="training loss", yscale="log")
+    axes.set(
+        xlabel="optimizer step", ylabel=f"training loss, mean of {SMOOTHED} steps", yscale="log"
+    )
     axes.legend(frameon=False)
     figure.savefig(path, dpi=120)
 
