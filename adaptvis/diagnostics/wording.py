@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-__all__ = ["flat", "short"]
+__all__ = ["flat", "positions", "short"]
 
 
 def flat(values: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:
@@ -32,3 +32,8 @@ def short(value: Any) -> str:
         between = " to " if len(value) == 2 else ", "
         return between.join(short(part) for part in value)
     return str(value)
+
+
+def positions(count: float) -> str:
+    """A number of positions: `1 position`, `0.05 positions`."""
+    return f"{count:g} position" if count == 1 else f"{count:g} positions"

@@ -35,6 +35,33 @@ def test_an_instrument_looks_under_a_setting(adaptvis: Adaptvis, tmp_path: Path)
     assert record["summary"]["image tokens"]["mean"] == pytest.approx(2.0)
 
 
+def test_results_are_not_replaced(adaptvis: Adaptvis, tmp_path: Path) -> None:
+    first = adaptvis("diagnose", "norms", "--limit", 6, "-o", "out")
+    assert "note: a verdict takes at least 20 images" in first.err
+    content = (tmp_path / "out" / "norms.json").read_bytes()
+    assert_one_sentence(
+        adaptvis("diagnose", "norms", "--limit", 12, "-o", "out"),
+        "out/norms.json is there already",
+        "another --output",
+    )
+    assert (tmp_path / "out" / "norms.json").read_bytes() == content
+    assert adaptvis("diagnose", "rope", "--limit", 6, "-o", "out").code == 0
+
+
+def test_a_folder_of_an_earlier_report_is_refused(adaptvis: Adaptvis, tmp_path: Path) -> None:
+    (tmp_path / "out" / SHORTCUT).mkdir(parents=True)
+    asked = ("diagnose", "report", "--only", "norms", "--limit", 6, "-o", "out")
+    assert_one_sentence(adaptvis(*asked), f"out/{SHORTCUT} is there already")
+
+
+def test_an_output_that_cannot_be_written_is_refused_first(
+    adaptvis: Adaptvis, tmp_path: Path
+) -> None:
+    (tmp_path / "file").write_text("")
+    asked = ("diagnose", "norms", "-m", "tiny-2ds-seed1", "-o", "file/out")
+    assert_one_sentence(adaptvis(*asked), "Cannot write to the folder file/out")
+
+
 def test_variants_stand_beside_the_model(adaptvis: Adaptvis, tmp_path: Path) -> None:
     arguments = ("--limit", 12, "--tokens", "4", "--variant", "same=tiny-2ds-shortcut-seed1")
     result = adaptvis("diagnose", "compression", *arguments, "-o", "out")

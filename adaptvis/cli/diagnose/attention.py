@@ -4,42 +4,16 @@ from typing import Annotated
 
 import typer
 
-from adaptvis.cli.diagnose.options import (
-    DEFAULT_MODEL,
-    BatchSizeOption,
-    DataOption,
-    DtypeOption,
-    LimitOption,
-    MethodOption,
-    ModelOption,
-    OutputOption,
-    PartOption,
-    PresetOption,
-    SeedOption,
-    TaskOption,
-    TrustRemoteCodeOption,
-    finish,
-    output_folder,
-    prepare,
-)
+from adaptvis.cli.diagnose.asked import Asked, asks_questions
+from adaptvis.cli.diagnose.options import finish
 from adaptvis.errors import ConfigError
 
 __all__ = ["attention"]
 
 
+@asks_questions()
 def attention(
-    model: ModelOption = DEFAULT_MODEL,
-    task: TaskOption = "2ds",
-    data: DataOption = None,
-    part: PartOption = "test",
-    limit: LimitOption = 200,
-    seed: SeedOption = 0,
-    batch_size: BatchSizeOption = None,
-    preset: PresetOption = None,
-    method: MethodOption = None,
-    dtype: DtypeOption = "auto",
-    trust_remote_code: TrustRemoteCodeOption = False,
-    output: OutputOption = None,
+    asked: Asked,
     words: Annotated[
         str | None,
         typer.Option(
@@ -71,21 +45,8 @@ def attention(
         raise ConfigError(f"--maps must not be negative, got {maps}")
     chosen = tuple(word.strip() for word in (words or "").split(",") if word.strip())
     averaged = _layers(layers)
-    work = prepare(
-        model,
-        task,
-        data=data,
-        part=part,
-        limit=limit,
-        seed=seed,
-        batch_size=batch_size,
-        preset=preset,
-        method=method,
-        dtype=dtype,
-        trust_remote_code=trust_remote_code,
-    )
+    work = asked.prepare("attention", "attention_maps")
     check_words([sample.prompt for sample in work.samples], chosen)
-    folder = output_folder(output)
     with Bars() as bars:
         # The maps first: they are quick, and refuse layers that the model does not have.
         pictures = None
@@ -106,13 +67,13 @@ def attention(
             config=work.config,
             words=chosen,
             batch_size=work.batch_size,
-            seed=seed,
+            seed=asked.seed,
             settings=work.settings,
             progress=bars.show,
         )
-    finish(result, folder)
+    finish(result, work.folder)
     if pictures is not None:
-        finish(pictures, folder)
+        finish(pictures, work.folder)
 
 
 def _layers(text: str) -> tuple[int, ...] | None:

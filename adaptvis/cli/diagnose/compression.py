@@ -4,42 +4,16 @@ from typing import Annotated
 
 import typer
 
-from adaptvis.cli.diagnose.options import (
-    DEFAULT_MODEL,
-    BatchSizeOption,
-    DataOption,
-    DtypeOption,
-    LimitOption,
-    MethodOption,
-    ModelOption,
-    OutputOption,
-    PartOption,
-    PresetOption,
-    SeedOption,
-    TaskOption,
-    TrustRemoteCodeOption,
-    finish,
-    load,
-    prepare,
-)
+from adaptvis.cli.diagnose.asked import Asked, asks_questions
+from adaptvis.cli.diagnose.options import finish, load
 from adaptvis.errors import ConfigError
 
 __all__ = ["compression"]
 
 
+@asks_questions()
 def compression(
-    model: ModelOption = DEFAULT_MODEL,
-    task: TaskOption = "2ds",
-    data: DataOption = None,
-    part: PartOption = "test",
-    limit: LimitOption = 200,
-    seed: SeedOption = 0,
-    batch_size: BatchSizeOption = None,
-    preset: PresetOption = None,
-    method: MethodOption = None,
-    dtype: DtypeOption = "auto",
-    trust_remote_code: TrustRemoteCodeOption = False,
-    output: OutputOption = None,
+    asked: Asked,
     tokens: Annotated[
         str | None,
         typer.Option(
@@ -73,36 +47,22 @@ def compression(
     others = [_variant(text) for text in variant or ()]
     if len({name for name, _ in others}) < len(others):
         raise ConfigError("Two variants have the same name; give each --variant its own")
-    work = prepare(
-        model,
-        task,
-        data=data,
-        part=part,
-        limit=limit,
-        seed=seed,
-        batch_size=batch_size,
-        preset=preset,
-        method=method,
-        dtype=dtype,
-        trust_remote_code=trust_remote_code,
-    )
+    loading = partial(load, dtype=asked.dtype, trust_remote_code=asked.trust_remote_code)
+    work = asked.prepare("compression")
     with Bars() as bars:
         result = study_compression(
             work.engine,
             work.task,
             work.samples,
             sizes=sizes,
-            variants={
-                name: partial(load, source, dtype=dtype, trust_remote_code=trust_remote_code)
-                for name, source in others
-            },
+            variants={name: partial(loading, source) for name, source in others},
             config=work.config,
             batch_size=work.batch_size,
-            seed=seed,
+            seed=asked.seed,
             settings=work.settings,
             progress=bars.show,
         )
-    finish(result, output)
+    finish(result, work.folder)
 
 
 def _sizes(text: str) -> tuple[int, ...]:

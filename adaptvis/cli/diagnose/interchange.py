@@ -13,8 +13,10 @@ from adaptvis.cli.diagnose.options import (
     PresetOption,
     SeedOption,
     TrustRemoteCodeOption,
+    check_numbers,
     finish,
     load,
+    result_folder,
     steering,
 )
 from adaptvis.errors import ConfigError, unknown_name
@@ -71,8 +73,10 @@ def interchange(
         raise ConfigError(unknown_name("kind", kind, KINDS))
     if wording is not None and wording not in WORDINGS:
         raise ConfigError(unknown_name("wording", wording, WORDINGS))
+    check_numbers(seed, batch_size)
     name = resolve_model(model).name
     config = steering(model, preset=preset, method=method)
+    folder = result_folder(output, "interchange")
     engine = load(model, dtype=dtype, trust_remote_code=trust_remote_code)
     with Bars() as bars:
         result = measure_interchange(
@@ -86,4 +90,4 @@ def interchange(
             settings={"model": name},
             progress=bars.show,
         )
-    finish(result, output)
+    finish(result, folder)

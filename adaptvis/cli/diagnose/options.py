@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
-from adaptvis.cli.console import out
-from adaptvis.errors import ConfigError, unknown_name
+from adaptvis.cli.console import note, out
+from adaptvis.errors import ConfigError, OutputError, unknown_name
 
 if TYPE_CHECKING:
     from adaptvis.config import SteeringConfig
@@ -31,15 +30,14 @@ __all__ = [
     "SeedOption",
     "TaskOption",
     "TrustRemoteCodeOption",
-    "Work",
     "batch_size_for",
     "check_numbers",
     "findings_table",
     "finish",
     "load",
-    "output_folder",
-    "prepare",
     "questions",
+    "refuse_held",
+    "result_folder",
     "steering",
     "task_of",
 ]
@@ -103,60 +101,6 @@ OutputOption = Annotated[
         show_default=False,
     ),
 ]
-
-
-@dataclass(frozen=True)
-class Work:
-    """What every instrument needs.
-
-    settings: what decided the questions and the steering, for ``Result.settings``.
-    """
-
-    engine: HFEngine
-    task: Task
-    samples: list[Sample]
-    config: SteeringConfig | None
-    batch_size: int
-    settings: dict[str, Any]
-
-
-def prepare(
-    model: str,
-    task: str = "2ds",
-    *,
-    data: str | None = None,
-    part: str = "test",
-    limit: int = 200,
-    seed: int = 0,
-    batch_size: int | None = None,
-    preset: str | None = None,
-    method: str | None = None,
-    dtype: str = "auto",
-    trust_remote_code: bool = False,
-) -> Work:
-    """The model, the questions and the steering that were asked for; cheap checks come first.
-
-    Raises:
-        AdaptVisError: an option is wrong, or the model or the task cannot be loaded.
-    """
-    from adaptvis.cli.models import check_engine, resolve_model
-
-    check_engine("hf", dtype)
-    check_numbers(seed, batch_size)
-    config = steering(model, preset=preset, method=method)
-    chosen = task_of(task, data)
-    samples = questions(chosen, part=part, limit=limit)
-    settings = {
-        "model": resolve_model(model).name,
-        "task": chosen.name,
-        "part": part,
-        "questions": len(samples),
-        "images": len({sample.image_id for sample in samples}),
-        "seed": seed,
-        "steering": None if config is None else config.to_dict(),
-    }
-    engine = load(model, dtype=dtype, trust_remote_code=trust_remote_code)
-    return Work(engine, chosen, samples, config, batch_size or batch_size_for(model), settings)
 
 
 def check_numbers(seed: int, batch_size: int | None) -> None:
@@ -241,14 +185,37 @@ def steering(
     return methods[-1].config
 
 
-def output_folder(output: Path | None) -> Path:
-    """The folder that was typed, or the next free default one."""
+def result_folder(output: Path | None, *instruments: str) -> Path:
+    """The folder that was typed, or the next free default one.
+
+    Raises:
+        OutputError: it holds a result of such an instrument, or cannot be written.
+    """
     from adaptvis.cli.outputs import default_output
+    from adaptvis.evaluation.output import check_output
 
-    return output or default_output(DEFAULT_OUTPUT, resume=False)
+    if output is None:
+        return default_output(DEFAULT_OUTPUT, resume=False)
+    # Results of other instruments may stand beside the new ones.
+    check_output(output, resume=True)
+    refuse_held(output / f"{instrument}.json" for instrument in instruments)
+    return output
 
 
-def finish(result: Result, output: Path | None) -> Mapping[str, Path]:
+def refuse_held(paths: Iterable[Path]) -> None:
+    """Refuse to replace results, before any work is done.
+
+    Raises:
+        OutputError: one of the files is there.
+    """
+    for path in paths:
+        if path.exists():
+            raise OutputError(
+                f"{path} is there already, and this run would replace it; give another --output"
+            )
+
+
+def finish(result: Result, folder: Path) -> Mapping[str, Path]:
     """Write a result, print its summary, its findings and where the files are.
 
     Raises:
@@ -259,9 +226,10 @@ def finish(result: Result, output: Path | None) -> Mapping[str, Path]:
 
     from adaptvis.diagnostics.results import write_result
     from adaptvis.diagnostics.wording import flat
+    from adaptvis.evaluation.statistics import FEWEST_IMAGES
     from adaptvis.evaluation.tables import plain
 
-    paths = write_result(result, output_folder(output))
+    paths = write_result(result, folder)
     console = out()
     model = result.settings.get("model", result.engine["model"])
     console.print(plain(f"{result.title}: {model}", 200), style="bold", soft_wrap=True)
@@ -274,6 +242,12 @@ def finish(result: Result, output: Path | None) -> Mapping[str, Path]:
     findings = result.findings()
     if findings:
         console.print(findings_table(findings))
+        images = result.settings.get("images", FEWEST_IMAGES)
+        if images < FEWEST_IMAGES:
+            note(
+                f"a verdict takes at least {FEWEST_IMAGES} images, and these questions are about "
+                f"{images}; raise --limit"
+            )
     for kind, path in paths.items():
         console.print(f"{kind}: ", plain(str(path), 500), sep="", soft_wrap=True)
     return paths

@@ -4,40 +4,15 @@ from typing import Annotated
 
 import typer
 
-from adaptvis.cli.diagnose.options import (
-    DEFAULT_MODEL,
-    BatchSizeOption,
-    DataOption,
-    DtypeOption,
-    LimitOption,
-    MethodOption,
-    ModelOption,
-    OutputOption,
-    PartOption,
-    PresetOption,
-    SeedOption,
-    TaskOption,
-    TrustRemoteCodeOption,
-    finish,
-    prepare,
-)
+from adaptvis.cli.diagnose.asked import Asked, asks_questions
+from adaptvis.cli.diagnose.options import finish
 
 __all__ = ["permutation"]
 
 
+@asks_questions()
 def permutation(
-    model: ModelOption = DEFAULT_MODEL,
-    task: TaskOption = "2ds",
-    data: DataOption = None,
-    part: PartOption = "test",
-    limit: LimitOption = 200,
-    seed: SeedOption = 0,
-    batch_size: BatchSizeOption = None,
-    preset: PresetOption = None,
-    method: MethodOption = None,
-    dtype: DtypeOption = "auto",
-    trust_remote_code: TrustRemoteCodeOption = False,
-    output: OutputOption = None,
+    asked: Asked,
     permutations: Annotated[int, typer.Option(help="Random orders to average over.")] = 3,
 ) -> None:
     """Accuracy with the image tokens in order and shuffled, and the position sensitivity (PSI).
@@ -47,19 +22,7 @@ def permutation(
     from adaptvis.cli.progress import Bars
     from adaptvis.diagnostics.permutation import permutation_test
 
-    work = prepare(
-        model,
-        task,
-        data=data,
-        part=part,
-        limit=limit,
-        seed=seed,
-        batch_size=batch_size,
-        preset=preset,
-        method=method,
-        dtype=dtype,
-        trust_remote_code=trust_remote_code,
-    )
+    work = asked.prepare("permutation")
     with Bars() as bars:
         result = permutation_test(
             work.engine,
@@ -68,8 +31,8 @@ def permutation(
             permutations=permutations,
             config=work.config,
             batch_size=work.batch_size,
-            seed=seed,
+            seed=asked.seed,
             settings=work.settings,
             progress=bars.show,
         )
-    finish(result, output)
+    finish(result, work.folder)

@@ -16,9 +16,11 @@ from adaptvis.cli.diagnose.options import (
     SeedOption,
     TaskOption,
     TrustRemoteCodeOption,
+    check_numbers,
     finish,
     load,
-    output_folder,
+    refuse_held,
+    result_folder,
     steering,
     task_of,
 )
@@ -116,13 +118,15 @@ def probes(
     amplified_axes = _axes(axes)
     if controls < 0:
         raise ConfigError(f"--controls must not be negative, got {controls}")
+    check_numbers(seed, batch_size)
     name = resolve_model(model).name
     size = batch_size or (64 if name in embedded_models() else 1)
     config = steering(model, preset=preset, method=method)
     if amplify and config is not None:
         raise ConfigError("--amplify measures a method of its own; leave --preset and --method out")
     chosen = _items(task, data, part, limit, seed) if amplify else None
-    folder = output_folder(output)
+    folder = result_folder(output, "probes", "amplification")
+    refuse_held([folder / DIRECTIONS_FILE])
     engine = load(model, dtype=dtype, trust_remote_code=trust_remote_code)
     with Bars() as bars:
         result = measure_probes(

@@ -25,8 +25,9 @@ from adaptvis.cli.diagnose.options import (
     check_numbers,
     findings_table,
     load,
-    output_folder,
     questions,
+    refuse_held,
+    result_folder,
     steering,
     task_of,
 )
@@ -55,7 +56,8 @@ def report(
     limit: Annotated[
         int | None,
         typer.Option(
-            help="Questions for every instrument. Default: each instrument's own number.",
+            help="Questions of the task for every instrument that asks some; interchange and "
+            "probes draw pictures of their own. Default: each instrument's own number.",
             show_default=False,
         ),
     ] = None,
@@ -89,6 +91,7 @@ def report(
     from adaptvis.cli.progress import Bars
     from adaptvis.diagnostics.report import (
         INSTRUMENTS,
+        PAGE,
         Examined,
         Instrument,
         Outcome,
@@ -109,7 +112,9 @@ def report(
     configs = [steering(text, preset=preset, method=method) for text in typed]
     chosen = task_of(task, data)
     questions(chosen, part=part, limit=limit)
-    folder = output_folder(output)
+    folder = result_folder(output)
+    names = _folders([m.name for m in models])
+    refuse_held([folder / PAGE, *(folder / name for name in names)])
     shared = {
         "task": task,
         "data": data,
@@ -130,7 +135,6 @@ def report(
 
     examined: list[Examined] = []
     stopped: BaseException | None = None
-    names = _folders([m.name for m in models])
     with Bars() as bars:
         for text, resolved, config, own in zip(typed, models, configs, names, strict=True):
             outcomes: list[Outcome] = []

@@ -4,38 +4,15 @@ from typing import Annotated
 
 import typer
 
-from adaptvis.cli.diagnose.options import (
-    DEFAULT_MODEL,
-    DataOption,
-    DtypeOption,
-    LimitOption,
-    MethodOption,
-    ModelOption,
-    OutputOption,
-    PartOption,
-    PresetOption,
-    SeedOption,
-    TaskOption,
-    TrustRemoteCodeOption,
-    finish,
-    prepare,
-)
+from adaptvis.cli.diagnose.asked import Asked, asks_questions
+from adaptvis.cli.diagnose.options import finish
 
 __all__ = ["rope"]
 
 
+@asks_questions(without=("batch_size",))
 def rope(
-    model: ModelOption = DEFAULT_MODEL,
-    task: TaskOption = "2ds",
-    data: DataOption = None,
-    part: PartOption = "test",
-    limit: LimitOption = 200,
-    seed: SeedOption = 0,
-    preset: PresetOption = None,
-    method: MethodOption = None,
-    dtype: DtypeOption = "auto",
-    trust_remote_code: TrustRemoteCodeOption = False,
-    output: OutputOption = None,
+    asked: Asked,
     steps: Annotated[
         float, typer.Option(help="Positions by which the image is moved; may be a fraction.")
     ] = 1.0,
@@ -47,18 +24,7 @@ def rope(
     from adaptvis.cli.progress import Bars
     from adaptvis.diagnostics.rope.measure import measure_rope
 
-    work = prepare(
-        model,
-        task,
-        data=data,
-        part=part,
-        limit=limit,
-        seed=seed,
-        preset=preset,
-        method=method,
-        dtype=dtype,
-        trust_remote_code=trust_remote_code,
-    )
+    work = asked.prepare("rope")
     with Bars() as bars:
         result = measure_rope(
             work.engine,
@@ -68,4 +34,4 @@ def rope(
             settings=work.settings,
             progress=bars.show,
         )
-    finish(result, output)
+    finish(result, work.folder)

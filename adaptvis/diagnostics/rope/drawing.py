@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from adaptvis.diagnostics.attention.drawing import heat_map
+from adaptvis.diagnostics.wording import positions
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -60,7 +61,7 @@ def _scatter(figure: Any, axes: Any, result: RopeResult) -> None:
     axes.set_xlabel(rf"predicted: $\alpha_V(1-\alpha_V)\,\Delta g_V{times}$", fontsize=8)
     axes.set_ylabel(r"measured $\Delta\alpha_V$", fontsize=8)
     of_small = result.judged_determination
-    title = rf"theory at {result.steps:g} position(s)"
+    title = rf"theory at {positions(result.steps)}"
     if of_small is not None:
         title += f"\n(judged at {result.judged_steps:g}: $R^2$ = {of_small:.3f})"
     axes.set_title(title, fontsize=9)

@@ -9,6 +9,7 @@ import numpy as np
 
 from adaptvis.diagnostics.clustered import ClusteredMean
 from adaptvis.diagnostics.results import Finding, Result
+from adaptvis.diagnostics.wording import positions
 from adaptvis.evaluation.statistics import FEWEST_IMAGES
 
 if TYPE_CHECKING:
@@ -121,7 +122,7 @@ class RopeResult(Result):
         """What was measured and how to read the picture."""
         return (
             f"In {self.questions} prompts over {self.images} images, the keys of the image tokens "
-            f"were turned by {self.steps:g} position(s) more, as if the image stood there, and "
+            f"were turned by {positions(self.steps)} more, as if the image stood there, and "
             "nothing else; the last prompt token's attention was computed again. Left: delta "
             "alpha_V, how much the image's share of the attention changes, per layer and head. "
             "Middle: delta g_V, by how much the logits of the image tokens that the head looks at "
@@ -143,7 +144,7 @@ class RopeResult(Result):
         shown = ""
         if self.steps != self.judged_steps:
             shown = (
-                f"; {_number(self.determination)} at {self.steps:g} position(s), where a theory of "
+                f"; {_number(self.determination)} at {positions(self.steps)}, where a theory of "
                 "first order is not judged"
             )
         return [
@@ -151,7 +152,7 @@ class RopeResult(Result):
                 "For small shifts, the change of the image's share follows alpha_V (1 - alpha_V) "
                 "delta g_V (Beyond Semantics)",
                 f"R squared {_number(value)} over {self.change.value.size} heads at "
-                f"{self.judged_steps:g} position(s), without a fit; said to hold from "
+                f"{positions(self.judged_steps)}, without a fit; said to hold from "
                 f"{_GOOD_PREDICTION} on{shown}",
                 holds,
             )

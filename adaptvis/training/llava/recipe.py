@@ -183,12 +183,12 @@ def load_recipe(name: str) -> Recipe:
     path = _FOLDER / f"{name}.yaml"
     if name not in RECIPES:
         path = Path(name)
-        if path.suffix not in (".yaml", ".yml") or not path.is_file():
+        if path.suffix not in (".yaml", ".yml"):
             raise ConfigError(unknown_name("recipe", name, RECIPES, "(or give a YAML file)"))
     try:
         return recipe_from(yaml.safe_load(path.read_text(encoding="utf-8")), str(path.name))
     except (OSError, yaml.YAMLError, UnicodeDecodeError) as error:
-        reason = " ".join(str(error).split())
+        reason = getattr(error, "strerror", None) or " ".join(str(error).split())
         raise ConfigError(f"The recipe file {path} cannot be read: {reason}") from None
 
 

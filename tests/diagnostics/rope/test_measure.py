@@ -65,8 +65,8 @@ def test_the_theory_is_judged_at_a_small_step_whatever_step_is_shown() -> None:
     assert whole.findings()[0].holds is None
     many = dataclasses.replace(whole, images=20)
     assert many.findings()[0].holds is True
-    assert "at 0.05 position(s)" in many.findings()[0].measured
-    assert "at 1 position(s), where a theory of first order is not judged" in (
+    assert "at 0.05 positions" in many.findings()[0].measured
+    assert "at 1 position, where a theory of first order is not judged" in (
         many.findings()[0].measured
     )
     wrong = dataclasses.replace(many, judged_prediction=whole.share)

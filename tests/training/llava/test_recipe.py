@@ -100,3 +100,9 @@ def test_a_yaml_file_is_a_recipe(tmp_path):
     path = tmp_path / "mine.yaml"
     path.write_text(yaml.safe_dump(recipe.model_dump(mode="json")))
     assert load_recipe(str(path)) == recipe
+
+
+def test_a_missing_yaml_file_is_named(tmp_path):
+    path = tmp_path / "mine.yaml"
+    with pytest.raises(ConfigError, match=r"mine\.yaml cannot be read: No such file or directory$"):
+        load_recipe(str(path))
