@@ -135,7 +135,7 @@ def _check(vectors: Mapping[str, Tensor], path: Path) -> None:
     if len(shapes) != 1 or any(len(shape) != 1 for shape in shapes):
         raise ConfigError(
             f"{path} must hold one vector per axis, all of one width; it has "
-            + (", ".join(f"{n} {tuple(v.shape)}" for n, v in list(vectors.items())[:4]) or "none")
+            + (", ".join(f"{n} {tuple(v.shape)}" for n, v in sorted(vectors.items())[:4]) or "none")
         )
     for name, vector in vectors.items():
         if not bool(torch.isfinite(vector).all()) or not bool(vector.any()):
