@@ -15,7 +15,11 @@ from adaptvis.hf.engine import HFEngine
 from adaptvis.hf.patch import steer
 from adaptvis.tasks import Sample
 
-__all__ = ["Progress", "batches", "prefill", "silent", "watched"]
+__all__ = ["Progress", "batches", "fitting_batch", "prefill", "silent", "watched"]
+
+# Prompts of so small a model take little memory however many there are at once.
+_SMALL_MODEL = 50_000_000
+_SMALL_MODEL_BATCH = 64
 
 Progress = Callable[[str, int, int], None]
 """Called with what is being done, how many questions are done, and how many there are."""
@@ -29,6 +33,11 @@ def batches(samples: Sequence[Sample], size: int) -> Iterator[Sequence[Sample]]:
     """The samples in order, ``size`` at a time."""
     for start in range(0, len(samples), size):
         yield samples[start : start + size]
+
+
+def fitting_batch(engine: HFEngine) -> int:
+    """Questions at once: 64 for models up to 50 M parameters, 1 for others, to bound the memory."""
+    return _SMALL_MODEL_BATCH if engine.model.num_parameters() <= _SMALL_MODEL else 1
 
 
 @torch.inference_mode()

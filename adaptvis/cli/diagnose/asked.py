@@ -21,7 +21,6 @@ from adaptvis.cli.diagnose.options import (
     SeedOption,
     TaskOption,
     TrustRemoteCodeOption,
-    batch_size_for,
     check_numbers,
     load,
     questions,
@@ -82,6 +81,7 @@ class Asked:
             AdaptVisError: an option is wrong, or the model or the task cannot be loaded.
         """
         from adaptvis.cli.models import check_engine, resolve_model
+        from adaptvis.diagnostics.prefill import fitting_batch
 
         check_engine("hf", self.dtype)
         check_numbers(self.seed, self.batch_size)
@@ -99,7 +99,7 @@ class Asked:
         }
         folder = result_folder(self.output, *instruments)
         engine = load(self.model, dtype=self.dtype, trust_remote_code=self.trust_remote_code)
-        size = self.batch_size or batch_size_for(self.model)
+        size = self.batch_size or fitting_batch(engine)
         return Work(engine, task, samples, config, size, folder, settings)
 
 

@@ -43,7 +43,7 @@ def interchange(
     batch_size: Annotated[
         int | None,
         typer.Option(
-            help="Pairs at once. Default: 50 for embedded models, 1 for others.",
+            help="Pairs at once. Default: 64 for models up to 50 M parameters, 1 for others.",
             show_default=False,
             min=1,
         ),
@@ -63,11 +63,12 @@ def interchange(
 
     Example: `adaptvis diagnose interchange -m tiny-2ds-seed1`
     """
-    from adaptvis.cli.models import embedded_models, resolve_model
+    from adaptvis.cli.models import resolve_model
     from adaptvis.cli.progress import Bars
     from adaptvis.data.three_objects import KINDS
     from adaptvis.data.three_objects.items import WORDINGS
     from adaptvis.diagnostics.interchange import measure_interchange
+    from adaptvis.diagnostics.prefill import fitting_batch
 
     if kind not in KINDS:
         raise ConfigError(unknown_name("kind", kind, KINDS))
@@ -85,7 +86,7 @@ def interchange(
             pairs=pairs,
             wording=wording,
             config=config,
-            batch_size=batch_size or (50 if name in embedded_models() else 1),
+            batch_size=batch_size or fitting_batch(engine),
             seed=seed,
             settings={"model": name},
             progress=bars.show,

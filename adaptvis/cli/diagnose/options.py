@@ -30,7 +30,6 @@ __all__ = [
     "SeedOption",
     "TaskOption",
     "TrustRemoteCodeOption",
-    "batch_size_for",
     "check_numbers",
     "findings_table",
     "finish",
@@ -67,8 +66,8 @@ SeedOption = Annotated[int, typer.Option(help="Of every random draw.")]
 BatchSizeOption = Annotated[
     int | None,
     typer.Option(
-        help="Questions at once. Default: 64 for embedded models, 1 for others, which bounds "
-        "the memory.",
+        help="Questions at once. Default: 64 for models up to 50 M parameters, 1 for others, "
+        "which bounds the memory.",
         show_default=False,
     ),
 ]
@@ -113,13 +112,6 @@ def check_numbers(seed: int, batch_size: int | None) -> None:
         raise ConfigError(f"The seed must not be negative, got {seed}")
     if batch_size is not None and batch_size < 1:
         raise ConfigError(f"--batch-size must be at least 1 question, got {batch_size}")
-
-
-def batch_size_for(model: str) -> int:
-    """Questions at once: one for models that may be large, so that memory is bounded."""
-    from adaptvis.cli.models import embedded_models, resolve_model
-
-    return 64 if resolve_model(model).name in embedded_models() else 1
 
 
 def load(model: str, *, dtype: str = "auto", trust_remote_code: bool = False) -> HFEngine:

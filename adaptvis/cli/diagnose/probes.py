@@ -81,7 +81,8 @@ def probes(
     batch_size: Annotated[
         int | None,
         typer.Option(
-            help="Pictures or questions at once. Default: 64 for embedded models, 1 for others.",
+            help="Pictures or questions at once. Default: 64 for models up to 50 M parameters, "
+            "1 for others.",
             show_default=False,
             min=1,
         ),
@@ -103,11 +104,12 @@ def probes(
     * `adaptvis diagnose probes -m tiny-2ds-seed1 -o mechanisms`
     * `adaptvis diagnose probes -m tiny-2ds-shortcut-seed1 --amplify --task 2ds --limit 50`
     """
-    from adaptvis.cli.models import embedded_models, resolve_model
+    from adaptvis.cli.models import resolve_model
     from adaptvis.cli.progress import Bars
     from adaptvis.data.three_objects import KINDS
     from adaptvis.diagnostics.amplification import measure_amplification
     from adaptvis.diagnostics.linear_probe import TRAININGS
+    from adaptvis.diagnostics.prefill import fitting_batch
     from adaptvis.diagnostics.probes import measure_probes
 
     if kind not in KINDS:
@@ -120,7 +122,6 @@ def probes(
         raise ConfigError(f"--controls must not be negative, got {controls}")
     check_numbers(seed, batch_size)
     name = resolve_model(model).name
-    size = batch_size or (64 if name in embedded_models() else 1)
     config = steering(model, preset=preset, method=method)
     if amplify and config is not None:
         raise ConfigError("--amplify measures a method of its own; leave --preset and --method out")
@@ -128,6 +129,7 @@ def probes(
     folder = result_folder(output, "probes", "amplification")
     refuse_held([folder / DIRECTIONS_FILE])
     engine = load(model, dtype=dtype, trust_remote_code=trust_remote_code)
+    size = batch_size or fitting_batch(engine)
     with Bars() as bars:
         result = measure_probes(
             engine,

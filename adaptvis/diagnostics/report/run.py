@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from adaptvis.config import SteeringConfig
-from adaptvis.diagnostics.prefill import silent
+from adaptvis.diagnostics.prefill import fitting_batch, silent
 from adaptvis.diagnostics.report.instruments import INSTRUMENTS, Instrument, Subject
 from adaptvis.diagnostics.results import Result, write_result
 from adaptvis.errors import AdaptVisError, OutputError
@@ -58,7 +58,7 @@ def examine(
     part: Part = "test",
     published: bool = False,
     limit: int | None = None,
-    batch_size: int = 1,
+    batch_size: int | None = None,
     seed: int = 0,
     outcomes: list[Outcome] | None = None,
     progress: ReportProgress = silent,
@@ -73,6 +73,7 @@ def examine(
         published: whether the task reads published questions instead of generated ones.
         outcomes: a list that is filled as instruments finish, for callers that want those of an
             interrupted run.
+        batch_size: questions at once; None takes what fits the model.
         limit: questions for each instrument that takes some, in place of its own number.
 
     Raises:
@@ -125,7 +126,7 @@ def examine(
             part=part,
             count=count,
             published=published,
-            batch_size=batch_size,
+            batch_size=batch_size or fitting_batch(engine),
             seed=seed,
             settings=settings,
             earlier=dict(earlier),
