@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-__all__ = ["COLOURS", "PALETTE", "new_figure", "plain_label"]
+__all__ = ["COLOURS", "PALETTE", "new_figure", "plain_label", "plain_numbers"]
 
 # Okabe and Ito (2008).
 PALETTE = ("#000000", "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#F0E442")
@@ -43,3 +43,11 @@ def plain_label(text: str, longest: int = 40) -> str:
     line = " ".join("".join(c if c.isprintable() else " " for c in text).split())
     line = line if len(line) <= longest else line[: longest - 1] + "…"
     return line.replace("$", r"\$")
+
+
+def plain_numbers(axis: Any) -> None:
+    """Label a logarithmic axis with plain numbers, also between powers of ten where few fit."""
+    from matplotlib.ticker import LogFormatter
+
+    axis.set_major_formatter("{x:g}")
+    axis.set_minor_formatter(LogFormatter(minor_thresholds=(1.2, 0.4)))

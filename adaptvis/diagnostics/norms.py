@@ -16,7 +16,7 @@ from torch import Tensor
 
 from adaptvis.config import SteeringConfig
 from adaptvis.diagnostics.accuracy import at_most
-from adaptvis.diagnostics.drawing import COLOURS, new_figure
+from adaptvis.diagnostics.drawing import COLOURS, new_figure, plain_numbers
 from adaptvis.diagnostics.hooks import decoder_layers
 from adaptvis.diagnostics.intervals import Estimate, ratio_estimate
 from adaptvis.diagnostics.prefill import Progress, batches, prefill, silent, watched
@@ -118,6 +118,7 @@ class NormsResult(Result):
                 fill=False,
             )
         left.set_xscale("log")
+        plain_numbers(left.xaxis)
         left.set_xlabel("L2 norm at the language model's input")
         left.set_ylabel("share of tokens")
         left.legend(frameon=False, loc="upper left", fontsize=8)
@@ -137,6 +138,7 @@ class NormsResult(Result):
                 capsize=3,
             )
         right.set_yscale("log")
+        plain_numbers(right.yaxis)
         right.set_xlabel("after decoder layer (0: the input)")
         right.set_ylabel("mean L2 norm, 5 to 95 % of tokens")
         right.xaxis.get_major_locator().set_params(integer=True)

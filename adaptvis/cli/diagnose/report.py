@@ -78,7 +78,8 @@ def report(
 
     The page, report.html, says which claims of the papers hold for the model, and shows every
     instrument's picture with how to read it. Several models stand side by side. An instrument that
-    a model does not support says so in its place. The embedded model takes a few minutes.
+    a model does not support says so in its place. The embedded model takes about a minute on two
+    CPU cores.
 
     Examples:
 
