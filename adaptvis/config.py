@@ -30,6 +30,7 @@ from pydantic import (
 from adaptvis.errors import ConfigError, unknown_name
 
 __all__ = [
+    "TOKEN_METHODS",
     "AdaptVis",
     "Amplify",
     "AttentionSteering",
@@ -328,7 +329,10 @@ def _sha256_of(path: Path) -> str:
 
 SteeringConfig = ScalingVis | AdaptVis | NormRescale | Amplify
 
-_METHODS: dict[str, type[ScalingVis] | type[AdaptVis] | type[NormRescale] | type[Amplify]] = {
+TOKEN_METHODS = (NormRescale, Amplify)
+"""Methods that change the image tokens themselves, and with them every row that sees them."""
+
+_METHODS: dict[str, type[SteeringConfig]] = {
     "scalingvis": ScalingVis,
     "adaptvis": AdaptVis,
     "norm_rescale": NormRescale,
@@ -342,7 +346,7 @@ def parse_config(value: Mapping[str, Any] | str | SteeringConfig) -> SteeringCon
     Raises:
         ConfigError: no or unknown method, unknown field, or a value out of range.
     """
-    if isinstance(value, ScalingVis | AdaptVis | NormRescale | Amplify):
+    if isinstance(value, SteeringConfig):
         return value
     if isinstance(value, str):
         try:

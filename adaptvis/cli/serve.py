@@ -10,7 +10,7 @@ import typer
 from adaptvis.cli.console import note
 from adaptvis.cli.models import Model, model_config, resolve_model
 from adaptvis.cli.server_arguments import plugin_names, server_arguments
-from adaptvis.config import Amplify, NormRescale, SteeringConfig, parse_config
+from adaptvis.config import TOKEN_METHODS, NormRescale, SteeringConfig, parse_config
 from adaptvis.errors import CheckpointError, ConfigError
 
 __all__ = ["VLLM_OPTIONS", "serve"]
@@ -205,7 +205,7 @@ def _named(text: str, model: Model) -> SteeringConfig:
 
 def _check_ranges(config: SteeringConfig, model: Model) -> None:
     """Raises ConfigError for layers or heads that the model has not."""
-    if isinstance(config, NormRescale | Amplify):
+    if isinstance(config, TOKEN_METHODS):
         return
     if config.layers is None and config.heads is None:
         return

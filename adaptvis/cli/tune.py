@@ -1,6 +1,7 @@
 """`adaptvis tune`: find a model's settings on validation questions."""
 
 import shlex
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, cast
 
@@ -150,8 +151,9 @@ def tune(
     from adaptvis.cli.models import check_engine, embedded_models, load_engine, resolve_model
     from adaptvis.cli.progress import Bars
     from adaptvis.cli.tune_amplification import tune_amplify
+    from adaptvis.steering.amplification import AMPLIFICATION_ALPHAS
     from adaptvis.tuning import DEFAULT_ALPHAS, Grid
-    from adaptvis.tuning.amplification import AMPLIFICATION_ALPHAS, AmplificationPlan
+    from adaptvis.tuning.amplification import AmplificationPlan
     from adaptvis.tuning.run import TuningPlan
     from adaptvis.tuning.run import tune as run_tuning
     from adaptvis.tuning.store import check_writable
@@ -169,8 +171,18 @@ def tune(
     resolved = resolve_model(model)
     # What comes with the package stays as it is: the README's figures are made with it.
     embedded = resolved.name in embedded_models()
+    loading = partial(
+        load_engine,
+        resolved.source,
+        engine=engine,
+        dtype=dtype,
+        trust_remote_code=trust_remote_code,
+    )
+    settings = (("engine", engine), ("dtype", dtype))
+    folder = output or default_output(DEFAULT_OUTPUT, resume=resume)
+    typed = given(data=data, split=split)
+    asked = ["-m", model, "-t", task, *(p for name, v in typed for p in (f"--{name}", v))]
     if amplify is not None:
-        typed = given(data=data, split=split)
         tune_amplify(
             AmplificationPlan(
                 model=resolved.name,
@@ -186,14 +198,12 @@ def tune(
                 batch_size=batch_size,
                 seed=seed,
                 always_steer=always_steer,
-                settings=(("engine", engine), ("dtype", dtype)),
+                settings=settings,
             ),
-            lambda: load_engine(
-                resolved.source, engine=engine, dtype=dtype, trust_remote_code=trust_remote_code
-            ),
-            output or default_output(DEFAULT_OUTPUT, resume=resume),
+            loading,
+            folder,
             resume=resume,
-            asked=["-m", model, "-t", task, *(p for n, v in typed for p in (f"--{n}", v))],
+            asked=asked,
         )
         return
     own_folder = resolved.folder if output is None and not embedded else None
@@ -219,16 +229,13 @@ def tune(
         batch_size=batch_size,
         seed=seed,
         always_steer=always_steer,
-        settings=(("engine", engine), ("dtype", dtype)),
+        settings=settings,
     )
-    folder = output or default_output(DEFAULT_OUTPUT, resume=resume)
     try:
         with Bars() as bars:
             tuned = run_tuning(
                 plan,
-                lambda: load_engine(
-                    resolved.source, engine=engine, dtype=dtype, trust_remote_code=trust_remote_code
-                ),
+                loading,
                 folder,
                 resume=resume,
                 also_store_in=own_folder,
@@ -237,9 +244,7 @@ def tune(
     except KeyboardInterrupt:
         note(f"interrupted; finish with the same options and --resume --output {folder}")
         raise typer.Exit(130) from None
-    typed = given(data=data, split=split)
-    data_options = [part for name, value in typed for part in (f"--{name}", value)]
-    _report(["-m", model, "-t", task, *data_options], tuned, own_folder)
+    _report(asked, tuned, own_folder)
 
 
 def _check_choices(*, part: str, rows: str, prompts: str) -> None:

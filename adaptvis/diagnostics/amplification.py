@@ -14,21 +14,22 @@ import numpy as np
 from numpy.typing import NDArray
 
 from adaptvis.config import Amplify
+from adaptvis.diagnostics.choice import chance
 from adaptvis.diagnostics.prefill import Progress, silent
 from adaptvis.diagnostics.results import Finding, Result
 from adaptvis.engine import Engine
 from adaptvis.errors import ConfigError, DataError
 from adaptvis.evaluation.asking import Asker, Request
 from adaptvis.evaluation.statistics import FEWEST_IMAGES, Gain, clustered_interval, paired_gain
+from adaptvis.steering.amplification import AMPLIFICATION_ALPHAS
 from adaptvis.steering.directions import control_directions
 from adaptvis.tasks import Sample, Task
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-__all__ = ["DEFAULT_ALPHAS", "PROBE", "AmplificationResult", "Curve", "measure_amplification"]
+__all__ = ["PROBE", "AmplificationResult", "Curve", "measure_amplification"]
 
-DEFAULT_ALPHAS = tuple(float(alpha) for alpha in range(1, 16))
 PROBE = "probe"
 Points = NDArray[np.float64]
 
@@ -204,7 +205,7 @@ def measure_amplification(
     samples: Sequence[Sample],
     *,
     items: Sequence[str] | None = None,
-    alphas: Sequence[float] = DEFAULT_ALPHAS,
+    alphas: Sequence[float] = AMPLIFICATION_ALPHAS,
     controls: int = 3,
     axes: tuple[str, ...] | None = None,
     batch_size: int = 64,
@@ -271,19 +272,8 @@ def measure_amplification(
         alphas=(0.0, *ladder),
         curves=tuple(curves),
         images=images,
-        chance=_chance(samples, items),
+        chance=chance(samples, items),
     )
-
-
-def _chance(samples: Sequence[Sample], items: Sequence[str] | None) -> float | None:
-    """Mean over items of guessing all their questions; None where one has no candidates."""
-    if not all(sample.candidates for sample in samples):
-        return None
-    own = [sample.id for sample in samples] if items is None else list(items)
-    guessed = dict.fromkeys(own, 1.0)
-    for name, sample in zip(own, samples, strict=True):
-        guessed[name] /= len(sample.candidates)
-    return float(np.mean(list(guessed.values())))
 
 
 def _by_item(

@@ -6,12 +6,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
+import numpy as np
+
 from adaptvis.data.relation_pairs import relation_pairs
 from adaptvis.errors import ConfigError
 from adaptvis.tasks import Part, Sample, Task
 from adaptvis.tasks.generated import task_samples
 
-__all__ = ["Items", "amplification_items", "spread"]
+__all__ = ["Items", "amplification_items", "chance", "spread"]
 
 _Any = TypeVar("_Any")
 
@@ -53,3 +55,18 @@ def spread(samples: Sequence[_Any], count: int) -> list[_Any]:
     """``count`` of the samples, evenly apart: neighbours are about the same image."""
     count = min(count, len(samples))
     return [samples[i * len(samples) // count] for i in range(count)]
+
+
+def chance(samples: Sequence[Sample], items: Sequence[str] | None = None) -> float | None:
+    """Mean over items of guessing all their questions; None where one has no candidates.
+
+    Args:
+        items: for each sample the item that it belongs to; None where each is its own.
+    """
+    if not all(sample.candidates for sample in samples):
+        return None
+    own = [sample.id for sample in samples] if items is None else list(items)
+    guessed = dict.fromkeys(own, 1.0)
+    for name, sample in zip(own, samples, strict=True):
+        guessed[name] /= len(sample.candidates)
+    return float(np.mean(list(guessed.values())))

@@ -32,10 +32,8 @@ __all__ = ["ROLES", "InterchangeResult", "best_layer", "measure_interchange"]
 ROLES = ("clean answer", "clean other end", "counterfactual answer", "counterfactual other end")
 """The candidates of a pair, see :attr:`adaptvis.data.three_objects.Pair.candidates`."""
 
-_NONE = Share(0, 0)
 
-
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class InterchangeResult(Result):
     """Probabilities after an interchange, and how often a swap flips an answer.
 
@@ -54,42 +52,39 @@ class InterchangeResult(Result):
     title: ClassVar[str] = "Interchange interventions"
     source: ClassVar[str] = "The Dual Mechanisms of Spatial Reasoning in VLMs, sections 4 and 5"
 
-    last_token: list[list[float]] | None = None
-    clean: list[float] | None = None
-    winners: list[list[int]] | None = None
-    flips: dict[str, list[Share]] | None = None
-    kept: dict[str, list[Share]] | None = None
-    by_axis: dict[str, dict[str, list[Share]]] | None = None
-    flipped: dict[str, list[list[bool]]] | None = None
-    lost: Share = _NONE
-    chance: float = 0.5
-    accuracy: Share = _NONE
-    ablation: Share = _NONE
+    last_token: list[list[float]]
+    clean: list[float]
+    winners: list[list[int]]
+    flips: dict[str, list[Share]]
+    kept: dict[str, list[Share]]
+    by_axis: dict[str, dict[str, list[Share]]]
+    flipped: dict[str, list[list[bool]]]
+    lost: Share
+    chance: float
+    accuracy: Share
+    ablation: Share
 
     def summary(self) -> dict[str, Any]:
-        flips = self.flips or {}
         return {
             "pairs": self.settings.get("pairs"),
             "clean_accuracy": self.accuracy.to_dict(),
             "ablated_accuracy": self.ablation.to_dict(),
             "right_answers_lost_when_ablated": self.lost.to_dict(),
             "chance": self.chance,
-            "flipped_at_the_input": {r: shares[0].to_dict() for r, shares in flips.items()},
+            "flipped_at_the_input": {r: shares[0].to_dict() for r, shares in self.flips.items()},
             "flipped_at_most": {
                 r: {"layer": (best := best_layer(shares)), **shares[best].to_dict()}
-                for r, shares in flips.items()
+                for r, shares in self.flips.items()
             },
             "last_token_by_slot": {
-                role: [row[i] for row in self.last_token or []] for i, role in enumerate(ROLES)
+                role: [row[i] for row in self.last_token] for i, role in enumerate(ROLES)
             },
         }
 
     def rows(self) -> list[dict[str, Any]]:
         empty = dict.fromkeys(("region", "role", "mean_probability", "count", "of", "low", "high"))
         rows: list[dict[str, Any]] = []
-        for slot, (means, wins) in enumerate(
-            zip(self.last_token or [], self.winners or [], strict=True)
-        ):
+        for slot, (means, wins) in enumerate(zip(self.last_token, self.winners, strict=True)):
             for role, mean, won in zip(ROLES, means, wins, strict=True):
                 share = Share(won, self.accuracy.total)
                 rows.append(
@@ -102,13 +97,13 @@ class InterchangeResult(Result):
                         **_counts(share),
                     }
                 )
-        for name, table in (("flipped", self.flips or {}), ("kept", self.kept or {})):
+        for name, table in (("flipped", self.flips), ("kept", self.kept)):
             for region, shares in table.items():
                 for layer, share in enumerate(shares):
                     rows.append(
                         {**empty, "part": name, "slot": layer, "region": region, **_counts(share)}
                     )
-        for axis, tables in (self.by_axis or {}).items():
+        for axis, tables in self.by_axis.items():
             for region, shares in tables.items():
                 for layer, share in enumerate(shares):
                     part = f"flipped, {axis}"

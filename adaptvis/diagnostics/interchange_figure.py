@@ -24,11 +24,11 @@ def draw(result: InterchangeResult) -> Figure:
     from adaptvis.diagnostics.interchange import ROLES
 
     figure, (top, bottom, axes, accuracy) = new_figure(4, 1, height=2.8)
-    slots = range(len(result.last_token or []))
+    slots = range(len(result.last_token))
     for index, role in enumerate(ROLES):
         top.plot(
             slots,
-            [row[index] for row in result.last_token or []],
+            [row[index] for row in result.last_token],
             _LINES[index],
             marker=_MARKERS[index],
             markersize=5,
@@ -40,7 +40,6 @@ def draw(result: InterchangeResult) -> Figure:
     top.set_title("Last token from the counterfactual", loc="left", fontsize=10)
     top.legend(frameon=False, fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5))
 
-    flips = result.flips or {}
     _bars(
         bottom,
         [
@@ -50,10 +49,10 @@ def draw(result: InterchangeResult) -> Figure:
                 PALETTE[index + 1],
                 _HATCHES[index % 3],
             )
-            for index, (region, shares) in enumerate(flips.items())
+            for index, (region, shares) in enumerate(result.flips.items())
         ],
     )
-    layers = [f"layer {n}" for n in range(len(next(iter(flips.values()), [])))]
+    layers = [f"layer {n}" for n in range(len(next(iter(result.flips.values()))))]
     _ticks(bottom, layers)
     bottom.set(ylim=(0, 1.05), ylabel="flips, of right answers", xlabel="swap of what enters")
     bottom.set_title("Image tokens swapped with the mirrored scene", loc="left", fontsize=10)
@@ -69,7 +68,7 @@ def draw(result: InterchangeResult) -> Figure:
                 "" if axis == "horizontal" else "//",
             )
             for region in ("object", "strip")
-            for axis, tables in (result.by_axis or {}).items()
+            for axis, tables in result.by_axis.items()
             if region in tables
         ],
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from adaptvis.diagnostics.intervals import above
 from adaptvis.diagnostics.results import Finding
 from adaptvis.diagnostics.share import Share
 from adaptvis.evaluation.statistics import FEWEST_IMAGES
@@ -17,8 +18,6 @@ __all__ = ["findings_of"]
 
 def findings_of(result: InterchangeResult) -> list[Finding]:
     """Each claim of sections 4 and 5; none where a model that guesses decides nothing."""
-    if not result.flips or not result.flipped:
-        return []
     able = result.accuracy.above(result.chance) is True
     found = [_strips(result), _last_token(result), _middle_layers(result), _encoder(result)]
     if able:
@@ -28,8 +27,6 @@ def findings_of(result: InterchangeResult) -> list[Finding]:
 
 
 def _strips(result: InterchangeResult) -> Finding:
-    assert result.flipped is not None
-    assert result.flips is not None
     strip, thing = (result.flipped[region][0] for region in ("strip", "object"))
     holds = _more(strip, thing)
     if not any(strip):
@@ -47,7 +44,7 @@ def _strips(result: InterchangeResult) -> Finding:
 
 
 def _last_token(result: InterchangeResult) -> Finding:
-    wins = [row[1] for row in result.winners or [[0, 0, 0, 0]]]
+    wins = [row[1] for row in result.winners]
     best = max(range(len(wins)), key=lambda slot: wins[slot])
     share = Share(wins[best], result.accuracy.total)
     return Finding(
@@ -59,8 +56,6 @@ def _last_token(result: InterchangeResult) -> Finding:
 
 
 def _middle_layers(result: InterchangeResult) -> Finding:
-    assert result.flipped is not None
-    assert result.flips is not None
     claim = "In intermediate layers the language model puts the order onto the objects' tokens"
     shares = result.flips["object"]
     if len(shares) < 2:
@@ -71,7 +66,7 @@ def _middle_layers(result: InterchangeResult) -> Finding:
     later = _more(result.flipped["object"][layer], result.flipped["object"][0], looks=looks)
     axes = ", ".join(
         f"{axis} {tables['object'][layer].count} of {tables['object'][layer].total}"
-        for axis, tables in (result.by_axis or {}).items()
+        for axis, tables in result.by_axis.items()
     )
     return Finding(
         claim,
@@ -104,4 +99,4 @@ def _more(first: Sequence[bool], second: Sequence[bool], *, looks: int = 1) -> b
         return False
     share = Share(only_first, only_first + only_second)
     low, high = share.widened(looks)
-    return True if low > 0.5 else False if high < 0.5 else None
+    return above(0.5, low, high)

@@ -7,12 +7,17 @@ from typing import Any
 
 import numpy as np
 
-__all__ = ["Estimate", "ratio_estimate"]
+__all__ = ["Estimate", "above", "ratio_estimate"]
 
 Estimate = dict[str, float | int | None]
 """value, low, high (95 %; None where unknown) and the number of clusters."""
 
 _RESAMPLES = 2000
+
+
+def above(line: float, low: float, high: float) -> bool | None:
+    """Whether a quantity lies above a line; None where its interval holds the line."""
+    return True if low > line else False if high < line else None
 
 
 def ratio_estimate(

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from adaptvis.config import SteeringConfig
 from adaptvis.diagnostics.accuracy import ALL, Accuracies, Asked, ask_points, at_most, compare
+from adaptvis.diagnostics.choice import chance
 from adaptvis.diagnostics.drawing import new_figure, plain_label
 from adaptvis.diagnostics.hooks import edited_embeddings
 from adaptvis.diagnostics.intervals import Estimate, ratio_estimate
@@ -228,15 +229,8 @@ def permutation_test(
             for chosen in [both if a.group == ALL else both & (categories == a.group)]
         },
         permutations=[float(np.nanmean(points)) for points in shuffled],
-        chance=_chance(samples),
+        chance=chance(samples),
     )
-
-
-def _chance(samples: Sequence[Sample]) -> float | None:
-    """Mean accuracy by guessing; None where a question has no candidates."""
-    if not all(sample.candidates for sample in samples):
-        return None
-    return float(np.mean([1 / len(sample.candidates) for sample in samples]))
 
 
 def position_sensitivity(

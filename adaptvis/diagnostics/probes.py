@@ -17,6 +17,7 @@ from adaptvis.config import SteeringConfig
 from adaptvis.data.three_objects import Axis, Item, Kind, all_items
 from adaptvis.data.three_objects.items import Wording
 from adaptvis.diagnostics.direction_fit import DirectionFit, fit_direction
+from adaptvis.diagnostics.intervals import above
 from adaptvis.diagnostics.linear_probe import Training, fit_probe, split_by_group
 from adaptvis.diagnostics.prefill import Progress, silent
 from adaptvis.diagnostics.residual_stream import image_embeddings, last_logits
@@ -31,9 +32,17 @@ from adaptvis.steering.directions import write_directions
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-__all__ = ["AXES", "DirectionFit", "ProbeAccuracy", "ProbesResult", "measure_probes"]
+__all__ = [
+    "AXES",
+    "DIRECTIONS_FILE",
+    "DirectionFit",
+    "ProbeAccuracy",
+    "ProbesResult",
+    "measure_probes",
+]
 
 AXES: tuple[Axis, ...] = ("horizontal", "vertical")
+DIRECTIONS_FILE = "directions.safetensors"
 PLACES = ("first", "middle", "last")
 SERIES = ("least squares", "published training", "shuffled labels")
 _TRAINING_SHARE = 0.75
@@ -223,12 +232,11 @@ def measure_probes(
         _remove(Path(directions))
     elif directions is not None:
         cosine = float(torch.cosine_similarity(vectors["horizontal"], vectors["vertical"], dim=0))
-        described = engine.describe()
         write_directions(
             directions,
             vectors,
             {
-                "model_type": described["model_type"],
+                "model_type": engine.describe()["model_type"],
                 "kind": kind,
                 "training": training,
                 "wording": questions.wording,
@@ -327,7 +335,7 @@ def _probes(embeddings: Tensor, axis: Axis, seed: int) -> list[ProbeAccuracy]:
 def _above(probe: ProbeAccuracy) -> bool | None:
     if probe.images < FEWEST_IMAGES:
         return None
-    return True if probe.low > _CLAIMED else False if probe.high < _CLAIMED else None
+    return above(_CLAIMED, probe.low, probe.high)
 
 
 def _percent(probe: ProbeAccuracy) -> str:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from adaptvis.errors import OutputError
+from adaptvis.files import replace_whole
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -146,11 +147,9 @@ def finite(value: Any) -> Any:
 
 
 def _write(path: Path, content: bytes) -> None:
-    part = path.with_suffix(f"{path.suffix}.part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        part.write_bytes(content)
-        part.replace(path)
+        replace_whole(path, content)
     except OSError as error:
         raise OutputError(
             f"Cannot write the results into {path.parent}: {error.strerror}; give another folder"

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from statistics import NormalDist
 from typing import Any
 
+from adaptvis.diagnostics.intervals import above
 from adaptvis.evaluation.statistics import FEWEST_IMAGES, wilson_interval
 
 __all__ = ["Share"]
@@ -38,7 +39,7 @@ class Share:
         if self.total < FEWEST_IMAGES:
             return None
         low, high = self.widened(looks)
-        return True if low > line else False if high < line else None
+        return above(line, low, high)
 
     def widened(self, looks: int) -> tuple[float, float]:
         """The interval that holds for each of so many shares at once."""

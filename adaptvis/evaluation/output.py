@@ -4,13 +4,13 @@
 """
 
 import json
-import os
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from adaptvis.errors import OtherRunError, OutputError
+from adaptvis.files import replace_whole
 
 __all__ = [
     "RECORDS",
@@ -38,17 +38,7 @@ def write_atomically(path: Path, content: str | bytes) -> None:
     """
     data = content.encode("utf-8") if isinstance(content, str) else content
     try:
-        handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-        try:
-            with os.fdopen(handle, "wb") as file:
-                file.write(data)
-                file.flush()
-                os.fsync(file.fileno())
-            os.chmod(name, 0o644)
-            os.replace(name, path)
-        except BaseException:
-            os.unlink(name)
-            raise
+        replace_whole(path, data)
     except OSError as error:
         raise OutputError(f"Cannot write {path}: {error.strerror}") from None
 

@@ -4,26 +4,23 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 from torch import nn
 
-from adaptvis.config import Amplify, NormRescale, SteeringConfig
+from adaptvis.config import SteeringConfig
 from adaptvis.errors import AdaptVisWarning
 from adaptvis.hf.patch import handles_in_force, steer
 
 __all__ = [
-    "TOKEN_METHODS",
     "active_steering",
     "method_names",
+    "steered_on_top",
     "steering_record",
     "steering_under",
     "without_steering",
 ]
-
-TOKEN_METHODS = (NormRescale, Amplify)
-"""Methods that change the image tokens themselves, and with them every row that sees them."""
 
 
 def active_steering(model: nn.Module) -> tuple[SteeringConfig, ...]:
@@ -52,6 +49,21 @@ def steering_under(model: nn.Module, config: SteeringConfig | None) -> tuple[Ste
         return active_steering(model)
     with steer(model, config):
         return active_steering(model)
+
+
+@contextmanager
+def steered_on_top(
+    model: nn.Module, config: SteeringConfig | None, processor: Any
+) -> Iterator[tuple[SteeringConfig, ...]]:
+    """Run a block with ``config`` on top of what the model is patched with; gives what is in force.
+
+    A prompt that cannot be steered is looked at as it is, without a warning.
+    """
+    on_top = nullcontext() if config is None else steer(model, config, processor=processor)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", AdaptVisWarning)
+        with on_top:
+            yield active_steering(model)
 
 
 def method_names(configs: Sequence[SteeringConfig]) -> str:

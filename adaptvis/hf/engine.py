@@ -18,7 +18,7 @@ from safetensors import SafetensorError
 from torch import Tensor
 from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor, DynamicCache
 
-from adaptvis.config import AdaptVis, Amplify, NormRescale, ScalingVis, SteeringConfig
+from adaptvis.config import TOKEN_METHODS, AdaptVis, ScalingVis, SteeringConfig
 from adaptvis.engine import Answer, Query
 from adaptvis.errors import (
     AdaptVisError,
@@ -134,8 +134,7 @@ class HFEngine:
         inputs = self.encode(queries)
         results: list[list[Answer] | None] = [None] * len(configs)
         # These change the image tokens, and with them all that follows: no prefill to share.
-        other_tokens = NormRescale | Amplify
-        own_prefill = [i for i, config in enumerate(configs) if isinstance(config, other_tokens)]
+        own_prefill = [i for i, config in enumerate(configs) if isinstance(config, TOKEN_METHODS)]
         for index in own_prefill:
             results[index] = self._generate(inputs, configs[index], None, max_new_tokens)
 

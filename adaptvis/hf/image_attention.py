@@ -6,8 +6,6 @@ steered; both give up the last row's weights on the way. One prompt at a time.
 
 from __future__ import annotations
 
-import warnings
-from contextlib import ExitStack
 from typing import Any
 
 import numpy as np
@@ -15,14 +13,13 @@ import torch
 from torch import Tensor
 
 from adaptvis.attention_map import AttentionMap
-from adaptvis.config import SteeringConfig
+from adaptvis.config import TOKEN_METHODS, SteeringConfig
 from adaptvis.engine import Query
-from adaptvis.errors import AdaptVisWarning, PromptError
-from adaptvis.hf.active import TOKEN_METHODS, active_steering, without_steering
+from adaptvis.errors import PromptError
+from adaptvis.hf.active import steered_on_top, without_steering
 from adaptvis.hf.attention import SteeredPass, observed_last_row, steered_pass
 from adaptvis.hf.engine import HFEngine
 from adaptvis.hf.geometry import image_token_boxes
-from adaptvis.hf.patch import steer
 from adaptvis.hf.patched_model import attention_configs
 
 __all__ = ["image_attention", "token_places"]
@@ -50,12 +47,7 @@ def image_attention(
     image, boxes = token_places(engine, query, int(tokens.sum()))
     with without_steering(engine.model):
         unsteered = _plain(engine, inputs, tokens)
-    with ExitStack() as stack:
-        stack.enter_context(warnings.catch_warnings())
-        warnings.simplefilter("ignore", AdaptVisWarning)
-        if config is not None:
-            stack.enter_context(steer(engine.model, config, processor=engine.processor))
-        active = active_steering(engine.model)
+    with steered_on_top(engine.model, config, engine.processor) as active:
         if not active:
             steered = unsteered
         elif any(isinstance(one, TOKEN_METHODS) for one in active):

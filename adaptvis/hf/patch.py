@@ -229,7 +229,7 @@ def _split(
 ) -> tuple[ScalingVis | AdaptVis | None, NormRescale | None, Amplify | None]:
     if configs is None:
         return None, None, None
-    single = isinstance(configs, ScalingVis | AdaptVis | NormRescale | Amplify)
+    single = isinstance(configs, SteeringConfig)
     if not single and not isinstance(configs, list | tuple):
         raise ConfigError(_NOT_A_CONFIG.format(type(configs).__name__))
     if not configs:

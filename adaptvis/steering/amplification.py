@@ -5,7 +5,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-__all__ = ["EPSILON", "amplify_directions"]
+__all__ = ["AMPLIFICATION_ALPHAS", "EPSILON", "amplify_directions"]
+
+AMPLIFICATION_ALPHAS = tuple(float(alpha) for alpha in range(1, 16))
+"""The published ladder."""
 
 EPSILON = 1e-8
 """Added to the squared norm of a direction, as published."""

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from adaptvis.config import Amplify
 from adaptvis.errors import ConfigError, OutputError, unknown_name
+from adaptvis.files import replace_whole
 
 __all__ = ["control_directions", "directions_of", "read_directions", "write_directions"]
 
@@ -39,11 +40,9 @@ def write_directions(
         # One entry, because safetensors writes several in any order.
         metadata={"adaptvis": json.dumps(dict(metadata), sort_keys=True)},
     )
-    part = path.with_name(path.name + ".part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        part.write_bytes(content)
-        part.replace(path)
+        replace_whole(path, content)
     except OSError as error:
         raise OutputError(f"Cannot write {path}: {error.strerror}; give another folder") from None
     return path

@@ -9,9 +9,9 @@ No prefill is shared: every alpha costs whole answers.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -21,27 +21,20 @@ from adaptvis.config import Amplify
 from adaptvis.engine import Engine
 from adaptvis.errors import ConfigError, DataError
 from adaptvis.evaluation import Method, ModelPlan, Plan, Record, evaluate
-from adaptvis.evaluation.output import write_atomically
-from adaptvis.evaluation.statistics import (
-    RELIABLE_GAIN,
-    Gain,
-    paired_gain,
-)
-from adaptvis.presets import MODEL_PRESETS_FILE
+from adaptvis.evaluation.statistics import RELIABLE_GAIN, Gain, paired_gain
+from adaptvis.steering.amplification import AMPLIFICATION_ALPHAS
 from adaptvis.steering.directions import control_directions
 from adaptvis.tasks import Part, Prompts, Task
 from adaptvis.tuning.held_out import HeldOut, held_out_gains, run_held_out
 from adaptvis.tuning.ladder import Ladder
-from adaptvis.tuning.store import gain_values
+from adaptvis.tuning.store import gain_values, merge_presets
 
 __all__ = [
-    "AMPLIFICATION_ALPHAS",
     "AmplificationPlan",
     "AmplificationTuned",
     "tune_amplification",
 ]
 
-AMPLIFICATION_ALPHAS = tuple(float(alpha) for alpha in range(1, 16))
 PRESET = "amplify"
 
 
@@ -120,13 +113,7 @@ def tune_amplification(
     """
     files = {PRESET: plan.directions}
     files |= {f"random {n}": control_directions(plan.directions, n) for n in range(plan.controls)}
-    engine: list[Engine] = []
-
-    def loaded(_: ModelPlan) -> Engine:
-        if not engine:
-            engine.append(load_engine())
-        return engine[0]
-
+    engine = cache(load_engine)
     methods = (
         Method("baseline"),
         *(
@@ -137,7 +124,7 @@ def tune_amplification(
     )
     run = evaluate(
         _plan(plan, methods, plan.part, plan.limit),
-        loaded,
+        lambda _: engine(),
         folder / "validation",
         resume=resume,
         progress=_named(progress, f"{len(methods)} settings"),
@@ -177,7 +164,7 @@ def tune_amplification(
         **dict(plan.settings),
     }
     # Before the test too: what was found must not be lost if the test fails.
-    _store(folder, chosen, found)
+    merge_presets(folder, {PRESET: chosen}, PRESET, found, yaml=True)
     held_out: list[HeldOut] = []
     if chosen is not None and plan.test and plan.part == "validation":
         tested = (
@@ -187,7 +174,7 @@ def tune_amplification(
         )
         records, _ = run_held_out(
             _plan(plan, tested, "test", plan.test_limit),
-            loaded,
+            lambda _: engine(),
             folder,
             (lambda done, total: progress("test part", done, total)) if progress else None,
         )
@@ -198,7 +185,7 @@ def tune_amplification(
             asdict(line) | {"gain": None if line.gain is None else gain_values(line.gain)}
             for line in held_out
         ]
-        _store(folder, chosen, found)
+        merge_presets(folder, {PRESET: chosen}, PRESET, found, yaml=True)
     return AmplificationTuned(
         chosen, tuple(ladders), gain, control_gains, over, held_out, warnings, folder
     )
@@ -260,20 +247,6 @@ def _warnings(chosen: Amplify | None, gain: Gain, over: Gain) -> list[str]:
             "may not be the reason"
         ]
     return []
-
-
-def _store(folder: Path, chosen: Amplify | None, found: dict[str, Any]) -> None:
-    path = folder / MODEL_PRESETS_FILE
-    stored: dict[str, Any] = {"presets": {}}
-    if path.is_file():
-        stored = json.loads(path.read_text(encoding="utf-8"))
-    stored["presets"].pop(PRESET, None)
-    if chosen is not None:
-        stored["presets"][PRESET] = chosen.to_dict()
-        write_atomically(folder / f"{PRESET}.yaml", chosen.to_yaml())
-    stored["found"] = {**stored.get("found", {}), PRESET: found}
-    text = json.dumps(stored, indent=2).replace(": Infinity", ": null")
-    write_atomically(path, text + "\n")
 
 
 def _named(

@@ -10,6 +10,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from adaptvis.config import SteeringConfig
 from adaptvis.errors import OutputError
 from adaptvis.evaluation.output import write_atomically
 from adaptvis.evaluation.statistics import Gain
@@ -17,7 +18,14 @@ from adaptvis.presets import MODEL_PRESETS_FILE, load_model_presets
 from adaptvis.tuning.select import Selection
 from adaptvis.tuning.sweep import Sweep
 
-__all__ = ["check_writable", "found_by", "gain_values", "preset_names", "store_presets"]
+__all__ = [
+    "check_writable",
+    "found_by",
+    "gain_values",
+    "merge_presets",
+    "preset_names",
+    "store_presets",
+]
 
 
 def check_writable(folder: Path) -> None:
@@ -94,20 +102,41 @@ def store_presets(
     Raises:
         OutputError: a file cannot be written.
     """
+    scaling, adaptive = preset_names(selection)
+    presets: dict[str, SteeringConfig] = {scaling: selection.scaling, adaptive: selection.adaptvis}
+    return merge_presets(folder, presets, selection.scaling.rows, found, yaml=yaml)
+
+
+def merge_presets(
+    folder: Path,
+    presets: Mapping[str, SteeringConfig | None],
+    name: str,
+    found: Mapping[str, Any],
+    *,
+    yaml: bool = False,
+) -> list[Path]:
+    """Write presets to the folder's `adaptvis.json`; others there stay, and None takes one out.
+
+    Args:
+        name: under which ``found``, how they were found, is kept. yaml: see :func:`store_presets`.
+
+    Raises:
+        OutputError: a file cannot be written.
+    """
     path = folder / MODEL_PRESETS_FILE
     stored: dict[str, Any] = {"presets": {}}
     if path.is_file():
         stored = json.loads(path.read_text(encoding="utf-8"))
-    presets = dict(
-        zip(preset_names(selection), (selection.scaling, selection.adaptvis), strict=True)
-    )
-    stored["presets"] |= {name: config.to_dict() for name, config in presets.items()}
-    stored["found"] = {**stored.get("found", {}), selection.scaling.rows: dict(found)}
+    kept = {preset: config for preset, config in presets.items() if config is not None}
+    for preset in presets.keys() - kept.keys():
+        stored["presets"].pop(preset, None)
+    stored["presets"] |= {preset: config.to_dict() for preset, config in kept.items()}
+    stored["found"] = {**stored.get("found", {}), name: dict(found)}
     # An infinite standard error (one image only) has no JSON number.
     text = json.dumps(stored, indent=2).replace(": Infinity", ": null")
     write_atomically(path, text + "\n")
     written = [path]
-    for name, config in presets.items() if yaml else ():
-        written.append(folder / f"{name}.yaml")
+    for preset, config in kept.items() if yaml else ():
+        written.append(folder / f"{preset}.yaml")
         write_atomically(written[-1], config.to_yaml())
     return written

@@ -278,6 +278,9 @@ def verdicts(strip=0, thing=(0, 0, 0), accuracy=50, lost=0, wins=0, total=50):
     result = InterchangeResult(
         engine={},
         last_token=[[0.0] * 4] * 3,
+        clean=[0.0] * 4,
+        kept={},
+        by_axis={},
         winners=[[0, 0, 0, 0], [0, wins, 0, 0], [0, 0, 0, 0]],
         flips={r: [Share(sum(row), accuracy) for row in rows] for r, rows in flipped.items()},
         flipped=flipped,

@@ -30,9 +30,7 @@ if TYPE_CHECKING:
     from adaptvis.diagnostics.choice import Items
     from adaptvis.tasks import Task
 
-__all__ = ["DIRECTIONS_FILE", "probes"]
-
-DIRECTIONS_FILE = "directions.safetensors"
+__all__ = ["probes"]
 
 
 def probes(
@@ -110,7 +108,7 @@ def probes(
     from adaptvis.diagnostics.amplification import measure_amplification
     from adaptvis.diagnostics.linear_probe import TRAININGS
     from adaptvis.diagnostics.prefill import fitting_batch
-    from adaptvis.diagnostics.probes import measure_probes
+    from adaptvis.diagnostics.probes import DIRECTIONS_FILE, measure_probes
 
     if kind not in KINDS:
         raise ConfigError(unknown_name("kind", kind, KINDS))

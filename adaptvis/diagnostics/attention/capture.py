@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import inspect
-import warnings
 from collections.abc import Sequence
-from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,7 +11,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from adaptvis.config import SteeringConfig
+from adaptvis.config import TOKEN_METHODS, SteeringConfig
 from adaptvis.diagnostics.attention.parts import (
     LAST_ROW,
     TEXT_ROWS,
@@ -29,11 +27,10 @@ from adaptvis.diagnostics.attention.rows import (
     summed_attention,
 )
 from adaptvis.engine import Query
-from adaptvis.errors import AdaptVisWarning, UnsupportedError
-from adaptvis.hf.active import TOKEN_METHODS, active_steering, without_steering
+from adaptvis.errors import UnsupportedError
+from adaptvis.hf.active import steered_on_top, without_steering
 from adaptvis.hf.engine import HFEngine
 from adaptvis.hf.observation import LayerAttention, observed_attention, observed_pass
-from adaptvis.hf.patch import steer
 from adaptvis.hf.patched_model import attention_configs
 
 __all__ = ["PromptAttention", "attend", "observe_prompt"]
@@ -95,13 +92,7 @@ def attend(
     with without_steering(engine.model):
         observe_prompt(engine, inputs, plain)
     unsteered = plain.result()
-    with ExitStack() as stack:
-        stack.enter_context(warnings.catch_warnings())
-        # A prompt that cannot be steered is looked at as it is.
-        warnings.simplefilter("ignore", AdaptVisWarning)
-        if config is not None:
-            stack.enter_context(steer(engine.model, config, processor=engine.processor))
-        active = active_steering(engine.model)
+    with steered_on_top(engine.model, config, engine.processor) as active:
         if not active:
             return unsteered, unsteered
         if any(isinstance(one, TOKEN_METHODS) for one in active):

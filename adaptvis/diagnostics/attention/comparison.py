@@ -9,6 +9,7 @@ import numpy as np
 
 from adaptvis.diagnostics.attention.result import AttentionResult
 from adaptvis.diagnostics.clustered import clustered_mean
+from adaptvis.diagnostics.intervals import above
 from adaptvis.diagnostics.results import Finding
 from adaptvis.evaluation.statistics import FEWEST_IMAGES
 
@@ -97,4 +98,4 @@ def _difference(
     text = f"{value:+.3f} [{low:+.3f}, {high:+.3f}] ({count} images)"
     if count < FEWEST_IMAGES:
         return text, None
-    return text, True if low > 0 else False if high < 0 else None
+    return text, above(0, low, high)

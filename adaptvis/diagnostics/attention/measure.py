@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from adaptvis.config import SteeringConfig
+from adaptvis.config import TOKEN_METHODS, SteeringConfig
 from adaptvis.diagnostics.accuracy import ask_points
 from adaptvis.diagnostics.attention.capture import PromptAttention, attend
 from adaptvis.diagnostics.attention.overlap import attention_on_boxes, box_coverage
@@ -27,7 +27,6 @@ from adaptvis.diagnostics.prefill import Progress, silent
 from adaptvis.engine import Query
 from adaptvis.errors import DataError, UnknownFamilyError, UnsupportedError
 from adaptvis.hf.active import (
-    TOKEN_METHODS,
     active_steering,
     method_names,
     steering_record,

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from adaptvis.diagnostics.attention.parts import LAST_ROW
 from adaptvis.diagnostics.clustered import ClusteredMean, Separation
+from adaptvis.diagnostics.intervals import above
 from adaptvis.diagnostics.results import Finding, Result
 from adaptvis.evaluation.statistics import FEWEST_IMAGES, Z_95
 
@@ -243,7 +244,7 @@ class AttentionResult(Result):
         # Without a system prompt there is nothing that could take the attention.
         if self.images >= FEWEST_IMAGES and known and self.tokens["system"] > 0:
             low, high = share["low"] or 0.0, share["high"] or 0.0
-            holds = True if low > 0.5 else False if high < 0.5 else None
+            holds = above(0.5, low, high)
         return Finding(
             "Most attention goes to the system prompt (72.1 % in LLaVA-1.5; Beyond Semantics)",
             f"{_interval(share)} goes to the system prompt and the beginning of sequence, "
@@ -268,18 +269,18 @@ class AttentionResult(Result):
         # The best of L layers is taken, so each is judged at 95 % of all L together (Bonferroni).
         wider = NormalDist().inv_cdf(1 - 0.025 / len(overlap.separation)) / Z_95
         known = [s for s in overlap.separation if s.value is not None]
-        above = any((s.value or 0.0) - wider * s.half > _CHANCE for s in known)
-        below = all((s.value or 0.0) + wider * s.half < _TELLS_APART for s in known)
+        tells = any((s.value or 0.0) - wider * s.half > _CHANCE for s in known)
+        fails = all((s.value or 0.0) + wider * s.half < _TELLS_APART for s in known)
         finite = math.isfinite(separation.half)
         interval = f"[{separation.low:.3f}, {separation.high:.3f}]" if finite else "(no interval)"
         judged = f"holds above {_CHANCE:g}, does not below {_TELLS_APART:g} in every layer"
-        if above and below:
+        if tells and fails:
             judged = f"more than chance, and less than {_TELLS_APART:g} in every layer"
         return Finding(
             claim,
             f"best in layer {layer} (counted from 0): AUROC {separation.value:.3f} {interval}, "
             f"{separation.right} right and {separation.wrong} wrong answers; {judged}",
-            above if above != below and enough and self.images >= FEWEST_IMAGES else None,
+            tells if tells != fails and enough and self.images >= FEWEST_IMAGES else None,
         )
 
 

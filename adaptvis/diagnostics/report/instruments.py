@@ -17,7 +17,7 @@ from adaptvis.diagnostics.interchange import measure_interchange
 from adaptvis.diagnostics.norms import measure_norms
 from adaptvis.diagnostics.permutation import permutation_test
 from adaptvis.diagnostics.prefill import Progress, silent
-from adaptvis.diagnostics.probes import ProbesResult, measure_probes
+from adaptvis.diagnostics.probes import DIRECTIONS_FILE, ProbesResult, measure_probes
 from adaptvis.diagnostics.results import Result
 from adaptvis.diagnostics.rope.measure import measure_rope
 from adaptvis.errors import DataError
@@ -94,9 +94,6 @@ class Instrument:
     draws: bool = False
     steered: bool = True
     needs: tuple[str, ...] = ()
-
-
-DIRECTIONS_FILE = "directions.safetensors"
 
 
 def _probes(s: Subject) -> ProbesResult:

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import numpy as np
 import torch
 
-from adaptvis.config import SteeringConfig
+from adaptvis.config import TOKEN_METHODS, SteeringConfig
 from adaptvis.diagnostics.attention.capture import observe_prompt
 from adaptvis.diagnostics.clustered import clustered_mean
 from adaptvis.diagnostics.prefill import Progress, silent
@@ -18,11 +17,10 @@ from adaptvis.diagnostics.rope.result import SMALL_STEP, RopeResult
 from adaptvis.diagnostics.rope.rotation import inverse_frequencies
 from adaptvis.diagnostics.rope.sensitivity import Sensitivity, shift_sensitivity
 from adaptvis.engine import Query
-from adaptvis.errors import AdaptVisWarning, ConfigError, DataError, PromptError
-from adaptvis.hf.active import TOKEN_METHODS, steering_record, steering_under
+from adaptvis.errors import ConfigError, DataError, PromptError
+from adaptvis.hf.active import steered_on_top, steering_record, steering_under
 from adaptvis.hf.engine import HFEngine
 from adaptvis.hf.observation import LayerAttention
-from adaptvis.hf.patch import steer
 from adaptvis.tasks import Sample
 
 __all__ = ["measure_rope", "probe_prompt"]
@@ -104,8 +102,7 @@ def measure_rope(
         query = sample.query()
         if not query.images:
             continue
-        with _on_top(engine, config), warnings.catch_warnings():
-            warnings.simplefilter("ignore", AdaptVisWarning)
+        with steered_on_top(engine.model, config, engine.processor):
             shown, small = _probe(engine, query, (steps, judged))
         fields = (
             torch.stack(f).numpy() for layers in (shown, small) for f in zip(*layers, strict=True)
@@ -147,7 +144,3 @@ def measure_rope(
         overall_change=clustered_mean(overall[:, 1], images),
         overall_gradient=clustered_mean(overall[:, 2], images),
     )
-
-
-def _on_top(engine: HFEngine, config: SteeringConfig | None) -> AbstractContextManager[Any]:
-    return nullcontext() if config is None else steer(engine.model, config)
