@@ -24,16 +24,13 @@ __all__ = [
 
 
 def active_steering(model: nn.Module) -> tuple[SteeringConfig, ...]:
-    """The configurations that steer ``model`` in this thread; empty where nothing does.
+    """The configurations that steer ``model`` where this is called; empty where nothing does.
 
     At most one attention method, one NormRescale and one Amplify, in this order: of each the
     newest handle that is not paused.
     """
     found: list[SteeringConfig] = []
-    with warnings.catch_warnings():
-        # Being steered in another thread only is no reason to warn who merely asks.
-        warnings.simplefilter("ignore", AdaptVisWarning)
-        attention, norms, amplification = handles_in_force(model)
+    attention, norms, amplification = handles_in_force(model)
     if attention is not None and attention.attention is not None:
         found.append(attention.attention)
     if norms is not None and norms.norms is not None:
@@ -83,7 +80,7 @@ def steering_record(configs: Sequence[SteeringConfig]) -> Any:
 
 @contextmanager
 def without_steering(model: nn.Module) -> Iterator[None]:
-    """Run a block with every handle on ``model`` switched off in this thread."""
+    """Run a block with every handle on ``model`` switched off."""
     if not active_steering(model):
         yield
         return

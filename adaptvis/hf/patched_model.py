@@ -19,6 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from transformers.cache_utils import Cache
+from transformers.generation.continuous_batching.cache import PagedAttentionCache
 
 from adaptvis.config import AdaptVis, Amplify, ScalingVis
 from adaptvis.errors import AdaptVisWarning, PromptError, UnsupportedError
@@ -67,8 +68,9 @@ class PatchedModel:
         self._hooks: list[MethodHook] = []
         try:
             for module, name, wrapper in (
-                (model, "forward", self._model_forward),
+                (model, "forward", self._enter_forward),
                 (model, "generate", self._generate),
+                (model, "init_continuous_batching", self._continuous_batching),
                 (decoder, "forward", self._decoder_forward),
                 (family.features_of(model), "get_image_features", self._get_image_features),
             ):
@@ -108,14 +110,38 @@ class PatchedModel:
             )
         mask = kwargs.get("attention_mask")
         length = mask.shape[1] if isinstance(mask, Tensor) and mask.dim() == 2 else 0
-        outer = getattr(self._local, "generation", None)
+        outer: Generation | None = getattr(self._local, "generation", None)
+        is_draft = outer is not None and outer.drafts
         self._local.feature_lengths = None
-        steering.record(None)
-        self._local.generation = Generation(steering, prompt_ids, max(length, prompt_ids.shape[1]))
+        if not is_draft:
+            steering.record(None)
+        generation = self._local.generation = Generation(
+            steering,
+            prompt_ids,
+            max(length, prompt_ids.shape[1]),
+            drafts=kwargs.get("assistant_model") is not None,
+            is_draft=is_draft,
+        )
         try:
             return original(*args, **kwargs)
         finally:
             self._local.generation = outer
+            if generation.decisions is not None and not is_draft:
+                # A streamer or criterion may have asked the model something else meanwhile.
+                steering.record(generation.decisions)
+
+    def _continuous_batching(self, original: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        if self._attention() is not None:
+            raise UnsupportedError(_CONTINUOUS_BATCHING)
+        return original(*args, **kwargs)
+
+    def _enter_forward(self, original: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        outer = getattr(self._local, "in_forward", False)
+        self._local.in_forward = True
+        try:
+            return self._model_forward(original, *args, **kwargs)
+        finally:
+            self._local.in_forward = outer
 
     def _model_forward(self, original: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         with self._lock:
@@ -127,6 +153,8 @@ class PatchedModel:
                 self._local.feature_lengths = None
             elif generation.finished and steering.attention.rows != "generated":
                 return original(*args, **kwargs)
+            if isinstance(kwargs.get("cache"), PagedAttentionCache):
+                raise UnsupportedError(_CONTINUOUS_BATCHING)
             named = {**dict(zip(self._forward_names, args, strict=False)), **kwargs}
             if named.get("labels") is not None:
                 raise UnsupportedError(
@@ -167,6 +195,8 @@ class PatchedModel:
     def _decoder_forward(self, original: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         make_call = getattr(self._local, "make_call", None)
         if make_call is None:
+            if not getattr(self._local, "in_forward", False) and self._attention() is not None:
+                warnings.warn(_PAST_THE_MODEL, AdaptVisWarning, stacklevel=2)
             return original(*args, **kwargs)
         kwargs = {**dict(zip(self._decoder_names, args, strict=False)), **kwargs}
         head = self._model().get_output_embeddings()
@@ -220,7 +250,7 @@ class PatchedModel:
             generation.state = state
             generation.finished = output.past_key_values is not None
             rows_per_prompt = max(len(ids) // len(generation.prompt_ids), 1)
-        self._report(call.steering, decisions, rows_per_prompt)
+        self._report(call, decisions, rows_per_prompt)
         return output
 
     def _steer_decoded(
@@ -239,9 +269,13 @@ class PatchedModel:
         return _run_decided(call, plan, expand_prompts(state.alpha, rows))
 
     @staticmethod
-    def _report(steering: Steering, decisions: DecisionBatch, rows_per_prompt: int) -> None:
+    def _report(call: ForwardCall, decisions: DecisionBatch, rows_per_prompt: int) -> None:
+        if call.generation is not None and call.generation.is_draft:
+            return
         decisions = replace(decisions, rows_per_prompt=rows_per_prompt)
-        steering.record(decisions)
+        call.steering.record(decisions)
+        if call.generation is not None:
+            call.generation.decisions = decisions
         reasons = decisions.reasons[::rows_per_prompt]
         skipped = sorted({reason for reason in reasons if reason})
         if skipped:
@@ -251,6 +285,17 @@ class PatchedModel:
                 AdaptVisWarning,
                 stacklevel=2,
             )
+
+
+_CONTINUOUS_BATCHING = (
+    "Continuous batching in transformers (generate_batch, cache_implementation='paged') packs "
+    "prompts into one row and takes no images, so it cannot be steered; call generate, serve the "
+    "model with adaptvis.vllm, or switch steering off with adaptvis.steer(model, None)"
+)
+_PAST_THE_MODEL = (
+    "The decoder was called past the model's own forward, so this call is not steered; call the "
+    "model itself instead of model.model or its language model"
+)
 
 
 def _run_decided(call: DecoderCall, plan: PromptPlan, alpha: Tensor) -> Any:

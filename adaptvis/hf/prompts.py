@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from adaptvis.errors import PromptError
+from adaptvis.hf.decisions import DecisionBatch
 
 __all__ = ["Generation", "PromptState", "expand_prompts", "join_ids"]
 
@@ -41,6 +42,9 @@ class Generation:
     prompt_ids: int64 [B, prompt_length] as the caller gave them, or only the new part of a prompt
         whose beginning is in the cache.
     finished: the prompt has been prefilled into a cache; only decode steps follow.
+    drafts: the call asks an assistant for candidates, which may be the model itself.
+    is_draft: the call is that assistant's: what it decides is nobody's answer.
+    decisions: what was decided for its prompts, once they have been prefilled.
     """
 
     steering: Any
@@ -48,6 +52,9 @@ class Generation:
     prompt_length: int
     state: PromptState | None = None
     finished: bool = False
+    drafts: bool = False
+    is_draft: bool = False
+    decisions: DecisionBatch | None = None
 
 
 def expand_prompts(tensor: Tensor, rows: int) -> Tensor:

@@ -1,0 +1,156 @@
+"""Ways into a model beside one plain ``generate``: assistants, callbacks, continuous batching."""
+
+import copy
+import warnings
+
+import pytest
+import torch
+from hf.helpers import TOLERANCE, Case, generate, image
+from transformers import (
+    ContinuousBatchingConfig,
+    GenerationConfig,
+    StoppingCriteria,
+    StoppingCriteriaList,
+)
+
+from adaptvis import AdaptVis, AdaptVisWarning, ScalingVis, patch, steer
+from adaptvis.errors import UnsupportedError
+
+CONFIG = AdaptVis(alpha_low=1.5, alpha_high=1.8, threshold=0.0)
+STEPS = 8
+
+
+@pytest.fixture(scope="module")
+def case():
+    return Case("llava", ["where is the cat"], [[image(0)]])
+
+
+@pytest.fixture(scope="module")
+def expected(case):
+    """Tokens of eager steering, and the unsteered confidence."""
+    confidence = case.reference(None, steps=1)[1][0].softmax(-1).amax().item()
+    return case.reference(1.8, steps=STEPS)[0], confidence
+
+
+class Look(StoppingCriteria):
+    """Keeps what ``handle.last`` says after every token; may ask the model something else."""
+
+    def __init__(self, handle, ask=None):
+        self.handle, self.ask, self.seen = handle, ask, []
+
+    def __call__(self, input_ids, scores, **_):
+        self.seen.append([d.confidence for d in self.handle.last])
+        if self.ask is not None:
+            self.ask()
+        return torch.zeros(len(input_ids), dtype=torch.bool)
+
+
+def answer(case, **options):
+    return case.model.generate(
+        **case.inputs, max_new_tokens=STEPS, min_new_tokens=STEPS, do_sample=False, **options
+    )
+
+
+@pytest.mark.parametrize("assistant", ["itself", "unpatched copy", "patched copy", "lookup"])
+def test_last_is_the_main_prompts_decision_under_assisted_generation(case, expected, assistant):
+    tokens, confidence = expected
+    other = case.model if assistant == "itself" else copy.deepcopy(case.model)
+    options = {"prompt_lookup_num_tokens": 2} if assistant == "lookup" else {}
+    other_handle = patch(other, ScalingVis(alpha=0.5)) if assistant == "patched copy" else None
+    with steer(case.model, CONFIG) as handle:
+        look = Look(handle)
+        options = options or {"assistant_model": other}
+        found = answer(case, stopping_criteria=StoppingCriteriaList([look]), **options)
+        assert [d.confidence for d in handle.last] == pytest.approx([confidence], abs=1e-5)
+        assert look.seen
+        assert all(seen == pytest.approx([confidence], abs=1e-5) for seen in look.seen)
+    assert torch.equal(found, tokens)
+    if other_handle is not None:
+        assert other_handle.last[0].alpha == 0.5
+
+
+def test_last_is_that_of_the_call_that_returned_although_a_callback_asked_the_model(case, expected):
+    tokens, confidence = expected
+    two = Case("llava", ["right or left", "what"])
+    with steer(case.model, CONFIG) as handle:
+        look = Look(handle, lambda: generate(case.model, two.inputs, steps=1))
+        found = answer(case, stopping_criteria=StoppingCriteriaList([look]))
+        assert [d.confidence for d in handle.last] == pytest.approx([confidence], abs=1e-5)
+        assert [len(seen) for seen in look.seen] == [1] + [2] * (STEPS - 1)
+    assert torch.equal(found, tokens)
+
+
+def paged(case, manager=None):
+    """Tokens by continuous batching."""
+    options = {
+        "generation_config": GenerationConfig(max_new_tokens=2, do_sample=False, eos_token_id=-1),
+        "continuous_batching_config": ContinuousBatchingConfig(
+            num_blocks=8, page_size=32, max_batch_tokens=64, auto_switch_to_flash=False
+        ),
+    }
+    if manager == "make":
+        return case.model.init_continuous_batching(**options)
+    ids = case.ids[0].tolist()
+    return next(iter(case.model.generate_batch([ids], warmup=False, **options).values()))
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_continuous_batching_is_refused_where_it_would_be_steered_and_only_there(case):
+    model = case.model
+    plain = paged(case).generated_tokens
+    assert len(plain) == 2
+    with steer(model, CONFIG) as handle:
+        for call in (
+            lambda: paged(case),
+            lambda: paged(case, "make"),
+            lambda: model.continuous_batching_context_manager().__enter__(),
+            lambda: model.generate(**case.inputs, cache_implementation="paged"),
+        ):
+            with pytest.raises(UnsupportedError, match="cannot be steered; call generate"):
+                call()
+        with handle.paused():
+            assert paged(case).generated_tokens == plain
+        with steer(model, None):
+            assert paged(case).generated_tokens == plain
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_continuous_batch_that_began_before_the_patch_fails_instead_of_being_half_steered(case):
+    manager = paged(case, "make")
+    with patch_of(case.model, CONFIG):
+        manager.start()
+        request = manager.add_request(case.ids[0].tolist(), max_new_tokens=2)
+        result = manager.get_result(request, timeout=30)
+        manager.stop(block=True)
+    assert "cannot be steered" in result.error
+
+
+class patch_of:
+    def __init__(self, model, config):
+        self.handle = patch(model, config)
+
+    def __enter__(self):
+        return self.handle
+
+    def __exit__(self, *_):
+        self.handle.remove()
+
+
+def test_calling_past_the_models_forward_says_that_nothing_is_steered(case):
+    inner, language = case.model.model, case.decoder
+    embeds = case.model.get_input_embeddings()(case.ids)
+    with torch.no_grad():
+        plain = inner(**case.inputs).last_hidden_state
+        with steer(case.model, CONFIG) as handle:
+            for call in (lambda: inner(**case.inputs), lambda: language(inputs_embeds=embeds)):
+                with pytest.warns(AdaptVisWarning, match="past the model's own forward"):
+                    out = call()
+            with pytest.warns(AdaptVisWarning, match="past the model's own forward"):
+                out = inner(**case.inputs)
+            torch.testing.assert_close(out.last_hidden_state, plain, rtol=0, atol=TOLERANCE)
+            with warnings.catch_warnings():
+                warnings.simplefilter("error", AdaptVisWarning)
+                case.model(**case.inputs)
+                answer(case)
+                with handle.paused():
+                    inner(**case.inputs)
