@@ -24,6 +24,7 @@ class Family:
     adjacent_images: two images may stand side by side without a marker between them, so their
         lengths come from the vision encoder; elsewhere every run of placeholders is one image.
     tiled_images: an image's tokens come in several runs, separated by markers.
+    cropped_images: crops of an image may follow it, each a run of its own (pan and scan).
     """
 
     model_type: str
@@ -32,6 +33,7 @@ class Family:
     image_token_id: str = "image_token_id"
     adjacent_images: bool = False
     tiled_images: bool = False
+    cropped_images: bool = False
 
     def decoder_of(self, model: nn.Module) -> Any:
         """The text decoder: takes ``inputs_embeds`` and returns ``last_hidden_state``."""
@@ -74,7 +76,7 @@ _FAMILIES: dict[str, Family] = {
         Family("qwen2_vl"),
         Family("qwen2_5_vl"),
         Family("qwen3_vl"),
-        Family("gemma3"),
+        Family("gemma3", cropped_images=True),
         Family("internvl"),
         Family("idefics3", decoder="model.text_model", tiled_images=True),
         Family("smolvlm", decoder="model.text_model", tiled_images=True),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import accumulate, islice
 from typing import Any
 
 import torch
@@ -10,9 +11,10 @@ from torch import Tensor
 
 from adaptvis.config import AttentionSteering
 from adaptvis.errors import PromptError, UnsupportedError
+from adaptvis.hf.crops import runs_per_picture
 from adaptvis.hf.families import Family
 from adaptvis.hf.geometry import image_token_boxes
-from adaptvis.steering.spans import image_ordinals, tokens_of_images
+from adaptvis.steering.spans import image_ordinals, run_lengths, tokens_of_images
 from adaptvis.steering.token_boxes import tokens_in_region
 
 __all__ = ["lengths_per_prompt", "ordinals_in_prompts", "select_image_tokens"]
@@ -64,8 +66,13 @@ def select_image_tokens(
             positions = torch.where(ordinals[row] == region.image)[0]
             if len(positions) == 0:
                 continue
+            in_pieces = int(positions[-1] - positions[0]) >= len(positions)
             boxes = image_token_boxes(
-                processor, config, region.image_size, images_in_prompt=images_per_prompt[row]
+                processor,
+                config,
+                region.image_size,
+                images_in_prompt=images_per_prompt[row],
+                image_kwargs={"do_pan_and_scan": family.cropped_images and in_pieces},
             )
             if len(positions) != len(boxes):
                 raise PromptError(
@@ -101,15 +108,25 @@ def ordinals_in_prompts(
     Args: see :func:`select_image_tokens`.
 
     Raises:
-        PromptError: images may stand side by side, and the encoder has not told their lengths.
-        UnsupportedError: the processor's marker is needed and missing.
+        PromptError: images may stand side by side, and the encoder has not told their lengths; or
+            crops cannot be told from images.
+        UnsupportedError: the processor's marker is needed and missing, or the family is declared
+            as one run per image and the encoder returns several runs as one.
     """
     if not image_tokens.any():
         return image_ordinals(image_tokens)
     if family.tiled_images:
         return _ordinals_of_tiled(input_ids, image_tokens, processor)
+    runs = run_lengths(image_tokens)
+    if family.cropped_images:
+        per_picture = [
+            runs_per_picture(ids, tokens, processor)
+            for ids, tokens in zip(input_ids, image_tokens, strict=True)
+        ]
+        return image_ordinals(image_tokens, _summed(runs, per_picture))
     if not family.adjacent_images:
-        return image_ordinals(image_tokens)
+        _check_runs(runs, feature_lengths, family)
+        return image_ordinals(image_tokens, runs)
     if feature_lengths is None:
         raise PromptError(_UNKNOWN_IMAGES)
     totals = image_tokens.sum(dim=1).tolist()
@@ -118,6 +135,30 @@ def ordinals_in_prompts(
     if unused or [sum(row) for row in counts] != totals:
         raise PromptError(_UNKNOWN_IMAGES)
     return image_ordinals(image_tokens, counts)
+
+
+def _summed(lengths: list[list[int]], counts: list[list[int]]) -> list[list[int]]:
+    """Sums of the first, second, ... ``count`` lengths of each prompt."""
+    dealt = [iter(own) for own in lengths]
+    return [
+        [sum(islice(own, count)) for count in counted]
+        for own, counted in zip(dealt, counts, strict=True)
+    ]
+
+
+def _check_runs(
+    runs: list[list[int]], feature_lengths: Sequence[int] | None, family: Family
+) -> None:
+    """Refuse to take runs for images where the encoder counts several runs as one image."""
+    lengths = [length for own in runs for length in own]
+    if feature_lengths is None or sum(feature_lengths) != sum(lengths):
+        return
+    if not set(accumulate(lengths)) <= set(accumulate(feature_lengths)):
+        raise UnsupportedError(
+            f"Images of family {family.model_type!r} stand in several runs of image tokens, so "
+            "runs do not count them; declare it with "
+            "adaptvis.hf.register_family(Family(..., adjacent_images=True))"
+        )
 
 
 def _ordinals_of_tiled(input_ids: Tensor, image_tokens: Tensor, processor: Any) -> Tensor:
