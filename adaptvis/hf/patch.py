@@ -7,6 +7,7 @@ import warnings
 import weakref
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
+from contextvars import ContextVar
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ from adaptvis.config import (
 from adaptvis.errors import AdaptVisWarning, ConfigError, UnknownFamilyError, UnsupportedError
 from adaptvis.hf.decisions import Decision, DecisionBatch
 from adaptvis.hf.patched_model import PatchedModel
+from adaptvis.hf.prompt_ends import PromptLengths, checked_lengths
 from adaptvis.presets import find_config, load_model_presets
 
 __all__ = ["SteeringHandle", "handles_in_force", "patch", "steer", "unpatch"]
@@ -41,13 +43,20 @@ class SteeringHandle:
     """
 
     def __init__(
-        self, stack: _Stack, configs: Configs, processor: Any, thread: int | None = None
+        self,
+        stack: _Stack,
+        configs: Configs,
+        processor: Any,
+        thread: int | None = None,
+        prompt_lengths: PromptLengths | None = None,
     ) -> None:
         self.attention, self.norms, amplify = _split(configs)
         self.amplification = None if amplify is None else stack.patched.amplification_of(amplify)
         self.processor = processor
         self.is_off = self.attention is None and self.norms is None and amplify is None
         self.thread = thread
+        lengths = checked_lengths(prompt_lengths)
+        self._prompt_lengths = ContextVar("adaptvis_prompt_lengths", default=lengths)
         self._stack = stack
         self._local = threading.local()
         self._latest: DecisionBatch | None = None
@@ -68,6 +77,33 @@ class SteeringHandle:
     def remove(self) -> None:
         """Undo this patch; the model is as before. Does nothing the second time."""
         self._stack.remove(self)
+
+    @property
+    def prompt_lengths(self) -> int | tuple[int, ...] | None:
+        """Tokens of each prompt in calls that hold answers too; None takes a call as the prompt."""
+        return self._prompt_lengths.get()
+
+    @contextmanager
+    def scoring(self, prompt_lengths: PromptLengths) -> Iterator[None]:
+        """Run a block whose calls hold prompts and, behind them, answers to be scored.
+
+        The answers' logits are those that decoding them token by token behind the steered prompts
+        would give. Where a call has ``labels``, they tell the same: the prompt ends before the
+        first that is not -100.
+
+        Args:
+            prompt_lengths: tokens of each prompt, counted with its image tokens and without
+                padding, whichever side it is on: one number per row, or one for all rows.
+
+        Raises:
+            PromptError: they are no positive whole numbers; a call inside the block raises it where
+                they do not fit its rows.
+        """
+        token = self._prompt_lengths.set(checked_lengths(prompt_lengths))
+        try:
+            yield
+        finally:
+            self._prompt_lengths.reset(token)
 
     @contextmanager
     def paused(self) -> Iterator[None]:
@@ -137,7 +173,13 @@ _ATTRIBUTE = "_adaptvis_stack"
 _LOCK = threading.RLock()
 
 
-def patch(model: nn.Module, config: Named, *, processor: Any = None) -> SteeringHandle:
+def patch(
+    model: nn.Module,
+    config: Named,
+    *,
+    processor: Any = None,
+    prompt_lengths: PromptLengths | None = None,
+) -> SteeringHandle:
     """Steer ``model`` from now on, inside ordinary ``generate`` and forward calls.
 
     Patching a patched model stacks: the newest handle that names a method wins for that method,
@@ -153,28 +195,38 @@ def patch(model: nn.Module, config: Named, *, processor: Any = None) -> Steering
             where those that lie beside the model's weights come first.
         processor: the model's processor; only needed for ``regions``, and for ``images`` of
             families that cut images into tiles.
+        prompt_lengths: where prompts end in calls that hold answers too; see
+            :meth:`SteeringHandle.scoring`, which says it for a block.
 
     Raises:
         UnknownFamilyError: the model has no image tokens, or its family is not known.
         ConfigError: layers or heads that the model does not have, two configurations of a kind, or
             directions that cannot be read or are of another width.
     """
-    return _patch(model, config, processor, thread=None)
+    return _patch(model, config, processor, None, prompt_lengths)
 
 
-def _patch(model: nn.Module, config: Named, processor: Any, thread: int | None) -> SteeringHandle:
+def _patch(
+    model: nn.Module,
+    config: Named,
+    processor: Any,
+    thread: int | None,
+    prompt_lengths: PromptLengths | None,
+) -> SteeringHandle:
     target = _unwrapped(model)
     configs = _named(config, target)
     _split(configs)
     with _LOCK:
         stack: _Stack = target.__dict__.get(_ATTRIBUTE) or _Stack(target)
         try:
-            handle = SteeringHandle(stack, configs, processor, thread)
+            handle = SteeringHandle(stack, configs, processor, thread, prompt_lengths)
             _check_against(stack.patched.decoder_config, handle.attention)
         except BaseException:
             if not stack.handles:
                 stack.patched.remove()
             raise
+        if hasattr(model, "active_peft_config"):
+            stack.patched.prefix_columns = partial(_prefix_columns, weakref.ref(model))
         stack.handles = [*stack.handles, handle]
         target.__dict__[_ATTRIBUTE] = stack
     return handle
@@ -189,12 +241,18 @@ def unpatch(model: nn.Module) -> None:
 
 
 @contextmanager
-def steer(model: nn.Module, config: Named, *, processor: Any = None) -> Iterator[SteeringHandle]:
+def steer(
+    model: nn.Module,
+    config: Named,
+    *,
+    processor: Any = None,
+    prompt_lengths: PromptLengths | None = None,
+) -> Iterator[SteeringHandle]:
     """Steer ``model`` inside a ``with`` block, in this thread only.
 
     Arguments and errors as for :func:`patch`.
     """
-    handle = _patch(model, config, processor, thread=threading.get_ident())
+    handle = _patch(model, config, processor, threading.get_ident(), prompt_lengths)
     try:
         yield handle
     except BaseException:
@@ -280,6 +338,14 @@ def _unwrapped(model: nn.Module) -> nn.Module:
             "...ForConditionalGeneration model itself (not DataParallel around it)"
         )
     return model
+
+
+def _prefix_columns(wrapper: weakref.ref[Any]) -> int:
+    """Columns that the active adapter of a PEFT model puts in front of every forward call's."""
+    model = wrapper()
+    config = None if model is None else model.active_peft_config
+    tunes_prompt = getattr(config, "is_prompt_learning", False)
+    return int(config.num_virtual_tokens) if tunes_prompt else 0
 
 
 _NOT_A_CONFIG = (
