@@ -232,8 +232,8 @@ class HFEngine:
             return 0
         if config.rows == "text_after_image":
             padding = inputs["attention_mask"] == 0
-            others = self.family.other_placeholders_of(self.model.config)
-            others = torch.isin(ids, torch.tensor(others, dtype=ids.dtype, device=ids.device))
+            others = ids.new_tensor(self.family.other_placeholders_of(self.model.config))
+            others = torch.isin(ids, others)
             rows = steered_rows(config.rows, image, length, padding, others).any(dim=0)
             first = int(torch.where(rows)[0][0]) if bool(rows.any()) else first
         # Image tokens in the part to compute again would need the encoder again.

@@ -343,9 +343,8 @@ def _unwrapped(model: nn.Module) -> nn.Module:
 def _prefix_columns(wrapper: weakref.ref[Any]) -> int:
     """Columns that the active adapter of a PEFT model puts in front of every forward call's."""
     model = wrapper()
-    config = None if model is None else model.active_peft_config
-    tunes_prompt = getattr(config, "is_prompt_learning", False)
-    return int(config.num_virtual_tokens) if tunes_prompt else 0
+    config: Any = None if model is None else model.active_peft_config
+    return int(config.num_virtual_tokens) if getattr(config, "is_prompt_learning", False) else 0
 
 
 _NOT_A_CONFIG = (

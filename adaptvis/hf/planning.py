@@ -114,10 +114,11 @@ class ForwardCall:
         single = length == 1 and self.attention.rows != "generated" and self.ends_given is None
         if known is None and cached > virtual and not single:
             raise PromptError(
-                f"The cache holds {cached} columns, and some stand for tokens that adaptvis has not "
-                "seen (added while the model was not steered) or for none (a soft prefix), so it "
-                "cannot tell where their images are; call generate with the input_ids of the whole "
-                "prompt, or prefill the cache under steering"
+                f"The cache holds {cached} columns, and some stand for tokens that adaptvis has "
+                "not seen (added while the model was not steered) or for none (a soft prefix), so "
+                "it cannot tell where their images are; call generate with the input_ids of the "
+                "whole prompt, prefill the cache under steering, or patch PEFT's model and not the "
+                "one inside"
             )
         return join_ids(known, cached, new)
 
@@ -230,7 +231,7 @@ class Planner:
             processor=call.steering.processor,
             feature_lengths=self._feature_lengths(call, len(ids)),
         )
-        others = torch.tensor(self.other_placeholders, device=ids.device, dtype=ids.dtype)
+        others = ids.new_tensor(self.other_placeholders)
         rows = steered_rows(
             call.attention.rows,
             image_tokens,

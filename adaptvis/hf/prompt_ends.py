@@ -7,7 +7,6 @@ differ from prompt to prompt.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from numbers import Integral
 from typing import Any
 
 import torch
@@ -33,8 +32,10 @@ def checked_lengths(lengths: PromptLengths | None) -> int | tuple[int, ...] | No
         return None
     values: Any = lengths.tolist() if hasattr(lengths, "tolist") else lengths
     for_each_row = isinstance(values, list | tuple)
-    numbers = tuple(values) if for_each_row else (values,)
-    whole = all(isinstance(n, Integral) and not isinstance(n, bool) and n > 0 for n in numbers)
+    numbers = (
+        tuple(n.item() if hasattr(n, "item") else n for n in values) if for_each_row else (values,)
+    )
+    whole = all(isinstance(n, int) and not isinstance(n, bool) and n > 0 for n in numbers)
     if not numbers or not whole:
         raise PromptError(
             f"prompt_lengths are the numbers of tokens of the prompts, padding not counted, got "

@@ -33,9 +33,12 @@ def all_close(batch, actual, expected) -> None:
 def test_an_answers_logits_equal_eager_steering_of_its_prompt(family, rows, side):
     batch = Scored(Case(family), side)
     expected, plain = batch.reference(1.8, rows), batch.reference(None)
-    with steer(batch.case.model, ScalingVis(alpha=1.8, rows=rows)) as handle, torch.no_grad():
-        with handle.scoring(batch.lengths):
-            logits = batch.case.model(**batch.inputs).logits
+    with (
+        steer(batch.case.model, ScalingVis(alpha=1.8, rows=rows)) as handle,
+        torch.no_grad(),
+        handle.scoring(batch.lengths),
+    ):
+        logits = batch.case.model(**batch.inputs).logits
     all_close(batch, logits, expected)
     for mine, before in zip(batch.of_answers(logits), batch.of_answers(plain), strict=True):
         assert (mine - before).abs().amax(-1).min() > 10 * TOLERANCE, "a row is unsteered"
@@ -111,17 +114,23 @@ def test_every_cache_scores_the_same(family, cache, rows):
         "user": {"past_key_values": DynamicCache(config=config)},
         "static": {"past_key_values": StaticCache(config=config, max_cache_len=100)},
     }[cache]
-    with steer(model, ScalingVis(alpha=1.8, rows=rows)) as handle, torch.no_grad():
-        with handle.scoring(batch.lengths):
-            logits = model(**batch.inputs, **options).logits
+    with (
+        steer(model, ScalingVis(alpha=1.8, rows=rows)) as handle,
+        torch.no_grad(),
+        handle.scoring(batch.lengths),
+    ):
+        logits = model(**batch.inputs, **options).logits
     all_close(batch, logits, batch.reference(1.8, rows))
 
 
 def test_chosen_layers_and_heads_only():
     batch = Scored(Case("llava"), "left")
-    with steer(batch.case.model, ScalingVis(alpha=2.5, layers=[1], heads=[0, 2])) as handle:
-        with handle.scoring(batch.lengths), torch.no_grad():
-            logits = batch.case.model(**batch.inputs).logits
+    with (
+        steer(batch.case.model, ScalingVis(alpha=2.5, layers=[1], heads=[0, 2])) as handle,
+        handle.scoring(batch.lengths),
+        torch.no_grad(),
+    ):
+        logits = batch.case.model(**batch.inputs).logits
     all_close(batch, logits, batch.reference(2.5, layers=(1,), heads=(0, 2)))
 
 
@@ -148,12 +157,18 @@ def test_an_untouched_prompt_of_a_scored_batch_stays_bit_identical():
     batch = Scored(case)
     with torch.no_grad():
         plain = case.model(**batch.inputs).logits
-        with steer(case.model, CONFIG) as handle, handle.scoring(batch.lengths):
-            with pytest.warns(AdaptVisWarning, match="1 of 2 prompts were not steered"):
-                logits = case.model(**batch.inputs).logits
-        with steer(case.model, ScalingVis(alpha=1)) as off, off.scoring(batch.lengths):
-            with pytest.warns(AdaptVisWarning):
-                assert torch.equal(case.model(**batch.inputs).logits, plain)
+        with (
+            steer(case.model, CONFIG) as handle,
+            handle.scoring(batch.lengths),
+            pytest.warns(AdaptVisWarning, match="1 of 2 prompts were not steered"),
+        ):
+            logits = case.model(**batch.inputs).logits
+        with (
+            steer(case.model, ScalingVis(alpha=1)) as off,
+            off.scoring(batch.lengths),
+            pytest.warns(AdaptVisWarning),
+        ):
+            assert torch.equal(case.model(**batch.inputs).logits, plain)
     assert torch.equal(logits[1], plain[1])
     assert [d.applied for d in handle.last] == [True, False]
     close(batch.of_answers(logits)[0], batch.of_answers(batch.reference(1.8))[0])
@@ -278,9 +293,12 @@ def test_wrong_prompt_lengths_are_named(lengths, reason):
         with pytest.raises(PromptError, match=reason), handle.scoring(lengths):
             batch.case.model(**batch.inputs)
         assert handle.prompt_lengths is None
-    with pytest.raises(PromptError, match=reason), torch.no_grad():
-        with steer(batch.case.model, CONFIG, prompt_lengths=lengths):
-            batch.case.model(**batch.inputs)
+    with (
+        pytest.raises(PromptError, match=reason),
+        torch.no_grad(),
+        steer(batch.case.model, CONFIG, prompt_lengths=lengths),
+    ):
+        batch.case.model(**batch.inputs)
     assert "forward" not in batch.case.model.__dict__
 
 
@@ -299,9 +317,12 @@ def test_lengths_may_be_a_tensor_and_padding_is_not_counted():
 def test_a_mask_that_does_not_tell_padding_is_refused():
     batch = Scored(Case("llava"))
     inputs = {**batch.inputs, "attention_mask": batch.inputs["attention_mask"][:, :-1]}
-    with steer(batch.case.model, CONFIG, prompt_lengths=batch.lengths), torch.no_grad():
-        with pytest.raises(PromptError, match="does not say which"):
-            batch.case.model(**inputs)
+    with (
+        steer(batch.case.model, CONFIG, prompt_lengths=batch.lengths),
+        torch.no_grad(),
+        pytest.raises(PromptError, match="does not say which"),
+    ):
+        batch.case.model(**inputs)
 
 
 @pytest.mark.parametrize("training", [True, False])
@@ -318,9 +339,11 @@ def test_training_stays_refused(training):
                     model(**batch.inputs, labels=batch.labels)
                 model.requires_grad_(True)
                 # A loss of one's own, as preference optimisation has it.
-                with pytest.raises(UnsupportedError, match="before training"):
-                    with handle.scoring(batch.lengths):
-                        model(**batch.inputs)
+                with (
+                    pytest.raises(UnsupportedError, match="before training"),
+                    handle.scoring(batch.lengths),
+                ):
+                    model(**batch.inputs)
         finally:
             model.eval().requires_grad_(False)
 
@@ -333,9 +356,11 @@ def test_labels_that_leave_no_prompt_are_reported_not_steered():
         plain = model(**batch.inputs).logits
         labels = batch.labels.clone()
         labels[0] = batch.ids[0]
-        with steer(model, AdaptVis(alpha_low=1.8, alpha_high=1.8)) as handle:
-            with pytest.warns(AdaptVisWarning, match="1 of 2 prompts were not steered"):
-                logits = model(**batch.inputs, labels=labels).logits
+        with (
+            steer(model, AdaptVis(alpha_low=1.8, alpha_high=1.8)) as handle,
+            pytest.warns(AdaptVisWarning, match="1 of 2 prompts were not steered"),
+        ):
+            logits = model(**batch.inputs, labels=labels).logits
     assert torch.equal(logits[0], plain[0])
     close(batch.of_answers(logits)[1], batch.of_answers(expected)[1])
     assert [d.applied for d in handle.last] == [False, True]
@@ -378,9 +403,12 @@ def test_prompts_that_end_in_different_calls_are_refused():
     cut = min(batch.ends)
     inputs = {k: v[:, :cut] if v.shape == batch.ids.shape else v for k, v in batch.inputs.items()}
     cache = DynamicCache(config=batch.case.decoder.config)
-    with steer(batch.case.model, CONFIG, prompt_lengths=batch.lengths), torch.no_grad():
-        with pytest.raises(PromptError, match="end in the same call"):
-            batch.case.model(**inputs, past_key_values=cache)
+    with (
+        steer(batch.case.model, CONFIG, prompt_lengths=batch.lengths),
+        torch.no_grad(),
+        pytest.raises(PromptError, match="end in the same call"),
+    ):
+        batch.case.model(**inputs, past_key_values=cache)
 
 
 def test_decoding_behind_a_prompt_that_came_in_unsteered_is_reported():
