@@ -142,7 +142,7 @@ class AttentionSteering(_Value):
     heads: query heads, the same in every steered layer; default all.
     rows: which query rows are steered. ``"last_prompt_token"`` as published, in the prefill only;
         ``"generated"`` that row and every decode step; ``"text_after_image"`` every prompt row
-        after the first image that is not itself an image token.
+        after the first image that stands for text, not for an image, a video or a sound.
     images: which images of a prompt, counted from 0; default all.
     regions: pixel boxes; only the image tokens under them are steered. Excludes ``images``.
     """

@@ -37,14 +37,14 @@ class PromptPlan:
 
     columns: bool [B, N], the steered image tokens.
     rows: bool [B, R], the steered rows.
-    last_prompt_row: index within the call of the last prompt token.
+    last_prompt_rows: index within the call of each prompt's last token; -1 where it has none.
     reasons: for each prompt why it is not steered; empty where it is.
     """
 
     config: ScalingVis | AdaptVis
     columns: Tensor
     rows: Tensor
-    last_prompt_row: int
+    last_prompt_rows: tuple[int, ...]
     reasons: tuple[str, ...]
 
     @property
@@ -84,12 +84,22 @@ class DecoderCall:
     def length(self) -> int:
         return int(self.kwargs["inputs_embeds"].shape[1])
 
-    def with_cache(self) -> DecoderCall:
-        """The same call with the cache that the decoder would otherwise create for itself."""
+    @property
+    def rows(self) -> int:
+        """Prompts, each with its beams."""
+        return int(self.kwargs["inputs_embeds"].shape[0])
+
+    @property
+    def keeps_cache(self) -> bool:
+        """Whether later calls go on from the cache of this one."""
         use_cache = self.kwargs.get("use_cache")
         if use_cache is None:
             use_cache = getattr(self.configs[0], "use_cache", True)
-        if self.cache is not None or not use_cache:
+        return bool(use_cache)
+
+    def with_cache(self) -> DecoderCall:
+        """The same call with the cache that the decoder would otherwise create for itself."""
+        if self.cache is not None or not self.keeps_cache:
             return self
         cache = DynamicCache(config=self.configs[0])
         return replace(self, kwargs={**self.kwargs, "past_key_values": cache})
@@ -181,9 +191,18 @@ def _decide(
     if alpha is not None:
         return DecisionBatch(torch.full_like(alpha, torch.nan), alpha, plan.reasons)
     with torch.no_grad():
-        hidden = output.last_hidden_state[:, plan.last_prompt_row]
+        hidden = _at_rows(output.last_hidden_state, plan.last_prompt_rows)
         confidence, alpha = decide(plan.config, call.head(hidden), applies)
     return DecisionBatch(confidence, alpha, plan.reasons)
+
+
+def _at_rows(hidden: Tensor, rows: tuple[int, ...]) -> Tensor:
+    """One row of each prompt: [B, R, D] -> [B, D]; NaN where there is none."""
+    if min(rows) == max(rows) >= 0:
+        return hidden[:, rows[0]]
+    index = torch.tensor(rows, device=hidden.device)
+    chosen = hidden[torch.arange(len(index), device=hidden.device), index.clamp(min=0)]
+    return chosen.masked_fill((index < 0)[:, None], torch.nan)
 
 
 def _restart_row(call: DecoderCall, plan: PromptPlan) -> int:

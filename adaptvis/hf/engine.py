@@ -232,7 +232,9 @@ class HFEngine:
             return 0
         if config.rows == "text_after_image":
             padding = inputs["attention_mask"] == 0
-            rows = steered_rows(config.rows, image, length, padding).any(dim=0)
+            others = ids.new_tensor(self.family.other_placeholders_of(self.model.config))
+            others = torch.isin(ids, others)
+            rows = steered_rows(config.rows, image, length, padding, others).any(dim=0)
             first = int(torch.where(rows)[0][0]) if bool(rows.any()) else first
         # Image tokens in the part to compute again would need the encoder again.
         return 0 if bool(image[:, first:].any()) else first

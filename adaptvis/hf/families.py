@@ -11,6 +11,10 @@ from adaptvis.errors import UnknownFamilyError, unknown_name
 
 __all__ = ["Family", "family_for", "known_families", "register_family"]
 
+_OTHER_PLACEHOLDERS = tuple(
+    f"{kind}_token_{suffix}" for kind in ("video", "audio") for suffix in ("id", "index")
+)
+
 
 @dataclass(frozen=True)
 class Family:
@@ -54,6 +58,12 @@ class Family:
                 "adaptvis.hf.register_family(Family(..., image_token_id=...))"
             )
         return token
+
+    def other_placeholders_of(self, config: Any) -> tuple[int, ...]:
+        """Token ids that stand for videos and sounds: neither image tokens nor text."""
+        named = (getattr(config, name, None) for name in _OTHER_PLACEHOLDERS)
+        image = self.placeholder_of(config)
+        return tuple({token for token in named if isinstance(token, int)} - {image})
 
     def _module(self, model: nn.Module, path: str) -> nn.Module:
         try:

@@ -23,6 +23,7 @@ from adaptvis.errors import AdaptVisWarning, ConfigError, UnsupportedError
 from adaptvis.hf.blocks import Block, frames_of_caller
 from adaptvis.hf.decisions import Decision, DecisionBatch, Latest
 from adaptvis.hf.patched_model import PatchedModel
+from adaptvis.hf.prompt_ends import PromptLengths, checked_lengths
 
 __all__ = ["LOCK", "Configs", "Stack", "SteeringHandle", "split_configs"]
 
@@ -42,7 +43,12 @@ class SteeringHandle:
     """
 
     def __init__(
-        self, stack: Stack, configs: Configs, processor: Any, block: Block | None = None
+        self,
+        stack: Stack,
+        configs: Configs,
+        processor: Any,
+        prompt_lengths: PromptLengths | None = None,
+        block: Block | None = None,
     ) -> None:
         self.attention, self.norms, amplify = split_configs(configs)
         self.amplification = None if amplify is None else stack.patched.amplification_of(amplify)
@@ -51,6 +57,8 @@ class SteeringHandle:
         self.block = block
         self._stack = stack
         self._pauses: list[Block] = []
+        self._lengths = checked_lengths(prompt_lengths)
+        self._scorings: list[tuple[Block, int | tuple[int, ...] | None]] = []
         self._latest = Latest()
 
     @property
@@ -71,6 +79,37 @@ class SteeringHandle:
     def remove(self) -> None:
         """Undo this patch; the model is as before. Does nothing the second time."""
         self._stack.remove(self)
+
+    @property
+    def prompt_lengths(self) -> int | tuple[int, ...] | None:
+        """Tokens of each prompt in calls that hold answers too; None takes a call as the prompt."""
+        scorings = self._scorings[::-1]
+        frames = frames_of_caller() if scorings else {}
+        return next((n for block, n in scorings if block.holds(frames)), self._lengths)
+
+    @contextmanager
+    def scoring(self, prompt_lengths: PromptLengths) -> Iterator[None]:
+        """Run a block whose calls hold prompts and, behind them, answers to be scored.
+
+        The answers' logits are those that decoding them token by token behind the steered prompts
+        would give. Where a call has ``labels``, they tell the same: the prompt ends before the
+        first that is not -100. What is in the block, as for steer.
+
+        Args:
+            prompt_lengths: tokens of each prompt, counted with its image tokens and without
+                padding, whichever side it is on: one number per row, or one for all rows.
+
+        Raises:
+            PromptError: they are no positive whole numbers; a call inside the block raises it where
+                they do not fit its rows.
+        """
+        scoring = (Block(__name__), checked_lengths(prompt_lengths))
+        self._scorings.append(scoring)
+        try:
+            yield
+        finally:
+            self._scorings.remove(scoring)
+            scoring[0].close()
 
     @contextmanager
     def paused(self) -> Iterator[None]:

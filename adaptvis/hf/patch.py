@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import inspect
+import weakref
 from collections.abc import Callable
 from contextlib import AbstractContextManager, ContextDecorator, suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +16,7 @@ from adaptvis.config import AdaptVis, ScalingVis
 from adaptvis.errors import ConfigError, UnknownFamilyError, UnsupportedError
 from adaptvis.hf.blocks import Block
 from adaptvis.hf.handles import LOCK, Configs, Stack, SteeringHandle, split_configs
+from adaptvis.hf.prompt_ends import PromptLengths
 from adaptvis.presets import find_config, load_model_presets
 
 __all__ = ["SteeringHandle", "handles_in_force", "patch", "steer", "unpatch"]
@@ -21,7 +24,13 @@ __all__ = ["SteeringHandle", "handles_in_force", "patch", "steer", "unpatch"]
 Named = Configs | str | Path
 
 
-def patch(model: nn.Module, config: Named, *, processor: Any = None) -> SteeringHandle:
+def patch(
+    model: nn.Module,
+    config: Named,
+    *,
+    processor: Any = None,
+    prompt_lengths: PromptLengths | None = None,
+) -> SteeringHandle:
     """Steer ``model`` from now on, inside ordinary ``generate`` and forward calls.
 
     Patching a patched model stacks: the newest handle that names a method wins for that method,
@@ -37,17 +46,23 @@ def patch(model: nn.Module, config: Named, *, processor: Any = None) -> Steering
             where those that lie beside the model's weights come first.
         processor: the model's processor; only needed for ``regions``, and for ``images`` of
             families that cut images into tiles.
+        prompt_lengths: where prompts end in calls that hold answers too; see
+            :meth:`SteeringHandle.scoring`, which says it for a block.
 
     Raises:
         UnknownFamilyError: the model has no image tokens, or its family is not known.
         ConfigError: layers or heads that the model does not have, two configurations of a kind, or
             directions that cannot be read or are of another width.
     """
-    return _patch(model, config, processor)
+    return _patch(model, config, processor, prompt_lengths)
 
 
 def _patch(
-    model: nn.Module, config: Named, processor: Any, block: Block | None = None
+    model: nn.Module,
+    config: Named,
+    processor: Any,
+    prompt_lengths: PromptLengths | None,
+    block: Block | None = None,
 ) -> SteeringHandle:
     target = _unwrapped(model)
     configs = _named(config, target)
@@ -55,12 +70,14 @@ def _patch(
     with LOCK:
         stack = Stack.of(target) or Stack(target)
         try:
-            handle = SteeringHandle(stack, configs, processor, block)
+            handle = SteeringHandle(stack, configs, processor, prompt_lengths, block)
             _check_against(stack.patched.decoder_config, handle.attention)
         except BaseException:
             if not stack.handles:
                 stack.patched.remove()
             raise
+        if hasattr(model, "active_peft_config"):
+            stack.patched.prefix_columns = partial(_prefix_columns, weakref.ref(model))
         stack.handles = [*stack.handles, handle]
         stack.attach(target)
     return handle
@@ -75,7 +92,11 @@ def unpatch(model: nn.Module) -> None:
 
 
 def steer(
-    model: nn.Module, config: Named, *, processor: Any = None
+    model: nn.Module,
+    config: Named,
+    *,
+    processor: Any = None,
+    prompt_lengths: PromptLengths | None = None,
 ) -> AbstractContextManager[SteeringHandle]:
     """Steer ``model`` inside a ``with`` block only: whatever the block's code calls.
 
@@ -87,12 +108,12 @@ def steer(
 
     Arguments and errors as for :func:`patch`, when the block is entered.
     """
-    return _SteerBlock(model, config, processor)
+    return _SteerBlock(model, config, processor, prompt_lengths)
 
 
 class _SteerBlock(ContextDecorator):
-    def __init__(self, model: nn.Module, config: Named, processor: Any) -> None:
-        self._arguments = (model, config, processor)
+    def __init__(self, *arguments: Any) -> None:
+        self._arguments = arguments
         self._handle: SteeringHandle | None = None
 
     def _recreate_cm(self) -> _SteerBlock:
@@ -179,3 +200,10 @@ def _unwrapped(model: nn.Module) -> nn.Module:
             "...ForConditionalGeneration model itself (not DataParallel around it)"
         )
     return model
+
+
+def _prefix_columns(wrapper: weakref.ref[Any]) -> int:
+    """Columns that the active adapter of a PEFT model puts in front of every forward call's."""
+    model = wrapper()
+    config: Any = None if model is None else model.active_peft_config
+    return int(config.num_virtual_tokens) if getattr(config, "is_prompt_learning", False) else 0

@@ -18,7 +18,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers.cache_utils import Cache
 from transformers.generation.continuous_batching.cache import PagedAttentionCache
 
 from adaptvis.config import AdaptVis, Amplify, ScalingVis
@@ -31,7 +30,14 @@ from adaptvis.hf.families import family_for
 from adaptvis.hf.hooks import MethodHook
 from adaptvis.hf.norms import rescale_features, text_embedding_norms
 from adaptvis.hf.planning import ForwardCall, Planner, Steering
-from adaptvis.hf.prompts import Generation, PromptState, expand_prompts
+from adaptvis.hf.prompts import (
+    Generation,
+    PromptState,
+    expand_ends,
+    expand_prompts,
+    remember,
+    remembered,
+)
 
 __all__ = ["PatchedModel", "attention_configs", "feature_lengths"]
 
@@ -48,13 +54,17 @@ class PatchedModel:
     ) -> None:
         config: Any = model.config
         family = family_for(config)
-        self.planner = Planner(family, config, family.placeholder_of(config))
+        self.planner = Planner(
+            family, config, family.placeholder_of(config), family.other_placeholders_of(config)
+        )
+        # Columns that PEFT's prefix tuning puts into the cache of each plain forward call.
+        self.prefix_columns: Callable[[], int] = int
+        self._warned = False
         self._attention = attention
         self._norms = norms
         self._amplification = amplification
         self._lock = threading.RLock()
         self._local = threading.local()
-        self._states: weakref.WeakKeyDictionary[Cache, PromptState] = weakref.WeakKeyDictionary()
         self._text_norms: tuple[tuple[int, int], Tensor] | None = None
         self._model: Callable[[], Any] = weakref.ref(model)
 
@@ -108,8 +118,16 @@ class PatchedModel:
                 "Steering finds image tokens in input_ids, and generate was called without them; "
                 "pass input_ids (inputs_embeds alone do not say where the image is)"
             )
+        embeds = kwargs.get("inputs_embeds")
+        if isinstance(embeds, Tensor) and embeds.shape[1] != prompt_ids.shape[1]:
+            raise PromptError(
+                f"Steering finds image tokens in input_ids, which have {prompt_ids.shape[1]} "
+                f"columns for the {embeds.shape[1]} of inputs_embeds; pass one id per embedding, "
+                "placeholders for an image's"
+            )
         mask = kwargs.get("attention_mask")
-        length = mask.shape[1] if isinstance(mask, Tensor) and mask.dim() == 2 else 0
+        mask = mask if isinstance(mask, Tensor) and mask.dim() == 2 else None
+        length = max(0 if mask is None else mask.shape[1], prompt_ids.shape[1])
         outer: Generation | None = getattr(self._local, "generation", None)
         is_draft = outer is not None and outer.drafts
         self._local.feature_lengths = None
@@ -118,7 +136,9 @@ class PatchedModel:
         generation = self._local.generation = Generation(
             steering,
             prompt_ids,
-            max(length, prompt_ids.shape[1]),
+            length,
+            mask,
+            sequence_length(kwargs.get("past_key_values")),
             drafts=kwargs.get("assistant_model") is not None,
             is_draft=is_draft,
         )
@@ -126,6 +146,7 @@ class PatchedModel:
             return original(*args, **kwargs)
         finally:
             self._local.generation = outer
+            generation.close()
             if generation.decisions is not None and not is_draft:
                 # A streamer or criterion may have asked the model something else meanwhile.
                 steering.record(generation.decisions)
@@ -156,23 +177,38 @@ class PatchedModel:
             if isinstance(kwargs.get("cache"), PagedAttentionCache):
                 raise UnsupportedError(_CONTINUOUS_BATCHING)
             named = {**dict(zip(self._forward_names, args, strict=False)), **kwargs}
-            if named.get("labels") is not None:
-                raise UnsupportedError(
-                    "Steering acts at inference and labels ask for a training loss; call "
-                    "adaptvis.unpatch(model) before training, or leave labels out"
-                )
+            self._check_inference(named.get("labels"))
+            kept = named.get("logits_to_keep")
             self._local.make_call = functools.partial(
                 ForwardCall,
                 steering,
                 steering.attention,
                 named.get("input_ids"),
                 named.get("attention_mask"),
+                named.get("labels"),
+                named.get("past_key_values") is not None,
+                kept.numel() == 1 if isinstance(kept, Tensor) else kept == 1,
                 generation,
             )
             try:
                 return original(*args, **kwargs)
             finally:
                 self._local.make_call = None
+
+    def _check_inference(self, labels: Tensor | None) -> None:
+        model: Any = self._model()
+        gradients = torch.is_grad_enabled()
+        if labels is not None and (model.training or gradients):
+            raise UnsupportedError(
+                "Steering acts at inference and labels ask for a training loss; call "
+                "adaptvis.unpatch(model) before training, or evaluate under torch.no_grad() with "
+                "the model in eval mode"
+            )
+        if model.training and gradients and any(p.requires_grad for p in model.parameters()):
+            raise UnsupportedError(
+                "Steering acts at inference and this call would train the model; call "
+                "adaptvis.unpatch(model) before training, model.eval() otherwise"
+            )
 
     def _get_image_features(self, original: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         outputs = original(*args, **kwargs)
@@ -206,52 +242,108 @@ class PatchedModel:
         return self._steer(make_call(feature_lengths=lengths), decoder_call)
 
     def _steer(self, call: ForwardCall, decoder_call: DecoderCall) -> Any:
-        cache, length = decoder_call.cache, decoder_call.length
+        cache, length, rows = decoder_call.cache, decoder_call.length, decoder_call.rows
         cached = sequence_length(cache)
         end = cached + length
         generation = call.generation
-        state = self._states.get(cache) if cache is not None else None
+        state = remembered(cache)
         if state is None and generation is not None:
             state = generation.state
-        ids = call.ids_seen(state, cached, length)
+        virtual = call.virtual_columns(state, cached, length, self.prefix_columns())
+        ids = call.ids_seen(state, cached, length, rows, virtual)
+        told = call.prompt_ends(state, ids, cached, virtual)
 
-        if generation is not None:
-            prompt_length = generation.prompt_length
-        elif length > 1 or cached == 0:
-            prompt_length = end
+        if told is not None:
+            ends = told
+        elif generation is not None:
+            ends = (generation.prompt_length + virtual,) * rows
+        elif length > 1 or cached == virtual:
+            ends = (end,) * rows
+            self._warn_of_other_rows(call, length)
+        elif state is not None and state.ends is not None:
+            ends = expand_ends(state.ends, rows)
         else:
-            prompt_length = cached if state is None else state.prompt_length or cached
+            ends = (cached,) * rows
 
-        steering = call.attention
-        if cached >= prompt_length:
-            if state is not None:
-                state.ids = ids
-            if steering.rows == "generated" and state is not None and state.alpha is not None:
-                return self._steer_decoded(decoder_call, state, steering, end)
-            return decoder_call.forward(**decoder_call.kwargs)
-
-        if end < prompt_length:
+        empty = cached == virtual
+        if not empty and max(ends) <= cached:
+            return self._answer(call, decoder_call, state, ids, ends, told is not None)
+        if min(ends) > end:
             self.planner.check_chunk(call, ids)
-            if cache is not None:
-                self._states[cache] = PromptState(ids)
+            remember(cache, PromptState(ids, end, virtual))
+            if told is not None and generation is None:
+                call.steering.record(_undecided(ids, _GOES_ON))
             return decoder_call.forward(**decoder_call.kwargs)
+        if max(ends) > end or (not empty and min(ends) <= cached):
+            raise PromptError(
+                f"This call holds columns {cached} to {end - 1}, and its prompts end at "
+                f"{min(ends) - 1} to {max(ends) - 1}; send prompts that end in the same call, or "
+                "all prompts as a whole"
+            )
 
-        if cache is None and state is not None and state.alpha is not None:
-            plan = self.planner.plan(call, ids, cached, prompt_length)
-            return _run_decided(decoder_call, plan, expand_prompts(state.alpha, len(ids)))
+        plan = self.planner.plan(call, ids, cached, ends, state, virtual)
+        if generation is not None and state is generation.state and state is not None:
+            if state.alpha is None:
+                return decoder_call.forward(**decoder_call.kwargs)
+            return _run_decided(decoder_call, plan, expand_prompts(state.alpha, rows))
 
-        plan = self.planner.plan(call, ids, cached, prompt_length)
         output, decisions = run_prompt(decoder_call, plan)
-        state = PromptState(ids, prompt_length, plan.columns, decisions.alpha, plan.reasons)
-        if output.past_key_values is not None:
-            self._states[output.past_key_values] = state
+        state = PromptState(
+            ids, end, virtual, ends, plan.config, plan.columns, decisions.alpha, plan.reasons
+        )
+        remember(output.past_key_values, state)
         rows_per_prompt = 1
         if generation is not None:
             generation.state = state
-            generation.finished = output.past_key_values is not None
-            rows_per_prompt = max(len(ids) // len(generation.prompt_ids), 1)
+            if decoder_call.keeps_cache:
+                generation.cache = output.past_key_values
+            rows_per_prompt = max(rows // len(generation.prompt_ids), 1)
         self._report(call, decisions, rows_per_prompt)
         return output
+
+    def _answer(
+        self,
+        call: ForwardCall,
+        decoder_call: DecoderCall,
+        state: PromptState | None,
+        ids: Tensor,
+        ends: tuple[int, ...],
+        told: bool,
+    ) -> Any:
+        """A call behind the prompts: decode steps, or an answer to be scored."""
+        earlier = None if state is None else state.ends
+        if told and (earlier is None or expand_ends(earlier, len(ids)) != ends):
+            raise PromptError(
+                f"The prompts end at columns {min(ends) - 1} to {max(ends) - 1}, which are in the "
+                "cache already and were not steered as the last of a prompt; prefill them under "
+                "steering with the same prompt_lengths, or send prompts and answers in one call"
+            )
+        if state is None:
+            state = PromptState(ids, ids.shape[1], ends=ends)
+            remember(decoder_call.cache, state)
+            self._report(call, _undecided(ids, _UNSEEN), 1)
+        state.ids, state.seen = ids, ids.shape[1]
+        if call.attention.rows != "generated" or state.alpha is None:
+            return decoder_call.forward(**decoder_call.kwargs)
+        if state.config != call.attention:
+            raise PromptError(
+                f"The prompts in this cache were steered by {state.config!r} and their answers are "
+                f"to be steered by {call.attention!r}; prefill them again"
+            )
+        return self._steer_decoded(decoder_call, state, call.attention, ids.shape[1])
+
+    def _warn_of_other_rows(self, call: ForwardCall, length: int) -> None:
+        if length == 1 or call.next_token_only or self._warned:
+            return
+        self._warned = True
+        warnings.warn(
+            f"All {length} tokens of this forward call count as the prompt, so of its logits only "
+            "the last row's (the next token) are those of a steered prompt; to score an answer "
+            "that is among them, say where the prompt ends: with handle.scoring(prompt_lengths) or "
+            "labels. logits_to_keep=1 says that the next token is all you want",
+            AdaptVisWarning,
+            stacklevel=2,
+        )
 
     def _steer_decoded(
         self, call: DecoderCall, state: PromptState, steering: ScalingVis | AdaptVis, end: int
@@ -265,7 +357,7 @@ class PatchedModel:
         reasons = tuple(
             reason for reason in state.reasons for _ in range(rows // len(state.reasons))
         )
-        plan = PromptPlan(steering, columns, steered, 0, reasons)
+        plan = PromptPlan(steering, columns, steered, (0,) * rows, reasons)
         return _run_decided(call, plan, expand_prompts(state.alpha, rows))
 
     @staticmethod
@@ -296,6 +388,14 @@ _PAST_THE_MODEL = (
     "The decoder was called past the model's own forward, so this call is not steered; call the "
     "model itself instead of model.model or its language model"
 )
+_GOES_ON = "the prompt goes on behind this call"
+_UNSEEN = "the prompt came into the cache while it was not steered"
+
+
+def _undecided(ids: Tensor, reason: str) -> DecisionBatch:
+    """Prompts that are left alone for one reason."""
+    ones = torch.ones(len(ids))
+    return DecisionBatch(ones * torch.nan, ones, (reason,) * len(ids))
 
 
 def _run_decided(call: DecoderCall, plan: PromptPlan, alpha: Tensor) -> Any:

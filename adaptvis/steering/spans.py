@@ -64,22 +64,31 @@ def tokens_of_images(ordinals: Tensor, images: Sequence[int]) -> Tensor:
 
 
 def steered_rows(
-    rows: Rows, image_tokens: Tensor, prompt_length: int, padding: Tensor | None = None
+    rows: Rows,
+    image_tokens: Tensor,
+    prompt_length: int | Sequence[int],
+    padding: Tensor | None = None,
+    placeholders: Tensor | None = None,
 ) -> Tensor:
     """Which query rows take the coefficient: bool [B, N].
 
     Args:
         rows: see :class:`adaptvis.config.AttentionSteering`.
         image_tokens: bool [B, N], all image tokens.
-        prompt_length: columns of the prompt; later columns were generated.
+        prompt_length: columns of the prompt, one number for all or one per prompt; later columns
+            were generated.
         padding: bool [B, N], True for padding; such rows are never steered.
+        placeholders: bool [B, N], tokens that stand for a video or a sound and so are no text;
+            None where there are none.
     """
     columns = torch.arange(image_tokens.shape[1], device=image_tokens.device)
+    ends = torch.as_tensor(prompt_length, device=image_tokens.device).reshape(-1, 1)
     if rows == "last_prompt_token":
-        chosen = (columns == prompt_length - 1).expand_as(image_tokens)
+        chosen = (columns == ends - 1).expand_as(image_tokens)
     elif rows == "generated":
-        chosen = (columns >= prompt_length - 1).expand_as(image_tokens)
+        chosen = (columns >= ends - 1).expand_as(image_tokens)
     else:
         after_image = image_tokens.cumsum(dim=1) > 0
-        chosen = after_image & ~image_tokens & (columns < prompt_length)
+        chosen = after_image & ~image_tokens & (columns < ends)
+        chosen = chosen if placeholders is None else chosen & ~placeholders
     return chosen if padding is None else chosen & ~padding

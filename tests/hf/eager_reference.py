@@ -48,6 +48,8 @@ def _attention(module, query, key, value, attention_mask, scaling=None, softcap=
         columns = torch.nn.functional.pad(spec.columns, (0, extra))
         repeats = len(logits) // len(rows)
         rows, columns = rows.repeat_interleave(repeats, 0), columns.repeat_interleave(repeats, 0)
+        # Over a cache, the rows are the last ones.
+        rows = rows[:, -logits.shape[-2] :]
         alpha = spec.alpha.repeat_interleave(repeats, 0)
         for head in range(logits.shape[1]):
             if spec.heads is None or head in spec.heads:

@@ -71,3 +71,33 @@ def test_steered_rows_follow_their_definition(batch, data):
                 "generated": n >= length - 1 and real,
                 "text_after_image": after and real,
             }
+
+
+@given(batches, st.data())
+def test_every_prompt_may_end_elsewhere_and_placeholders_of_videos_are_no_text(batch, data):
+    tokens = torch.tensor(batch)
+    length = tokens.shape[1]
+    ends = data.draw(
+        st.lists(st.integers(0, length), min_size=len(batch), max_size=len(batch)), label="ends"
+    )
+    videos = torch.tensor(
+        data.draw(
+            st.lists(
+                st.lists(st.booleans(), min_size=length, max_size=length),
+                min_size=len(batch),
+                max_size=len(batch),
+            )
+        )
+    )
+    chosen = {
+        rows: steered_rows(rows, tokens, ends, placeholders=videos).tolist()
+        for rows in ("last_prompt_token", "generated", "text_after_image")
+    }
+    for b, row in enumerate(batch):
+        for n in range(length):
+            text = any(row[: n + 1]) and not row[n] and not videos[b, n]
+            assert {rows: chosen[rows][b][n] for rows in chosen} == {
+                "last_prompt_token": n == ends[b] - 1,
+                "generated": n >= ends[b] - 1,
+                "text_after_image": text and n < ends[b],
+            }
