@@ -103,7 +103,8 @@ class SteeringHandle:
             PromptError: they are no positive whole numbers; a call inside the block raises it where
                 they do not fit its rows.
         """
-        scoring = (Block(__name__), checked_lengths(prompt_lengths))
+        lengths = checked_lengths(prompt_lengths)
+        scoring = (Block(__name__), lengths)
         self._scorings.append(scoring)
         try:
             yield

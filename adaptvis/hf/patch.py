@@ -112,8 +112,10 @@ def steer(
 
 
 class _SteerBlock(ContextDecorator):
-    def __init__(self, *arguments: Any) -> None:
-        self._arguments = arguments
+    def __init__(
+        self, model: nn.Module, config: Named, processor: Any, lengths: PromptLengths | None
+    ) -> None:
+        self._arguments = (model, config, processor, lengths)
         self._handle: SteeringHandle | None = None
 
     def _recreate_cm(self) -> _SteerBlock:
