@@ -22,6 +22,7 @@ from adaptvis.config import (
 )
 from adaptvis.errors import AdaptVisWarning, ConfigError, UnknownFamilyError, UnsupportedError
 from adaptvis.hf.decisions import Decision, DecisionBatch
+from adaptvis.hf.families import family_for
 from adaptvis.hf.patched_model import PatchedModel
 from adaptvis.presets import find_config, load_model_presets
 
@@ -94,6 +95,7 @@ class _Stack:
 
     def __init__(self, model: nn.Module) -> None:
         self.handles: list[SteeringHandle] = []
+        _require_working(model)
         self._model = weakref.ref(model)
         self.patched: PatchedModel = PatchedModel(
             model,
@@ -213,6 +215,13 @@ def handles_in_force(
     if stack is None:
         return None, None, None
     return stack.in_force("attention"), stack.in_force("norms"), stack.in_force("amplification")
+
+
+def _require_working(model: Any) -> None:
+    # The check patches a model itself.
+    from adaptvis.hf.self_check import require_working
+
+    require_working(family_for(model.config).model_type)
 
 
 def _named(configs: Named, model: nn.Module) -> Configs:
