@@ -24,6 +24,7 @@ from adaptvis.errors import AdaptVisWarning, ConfigError, UnknownFamilyError, Un
 from adaptvis.hf.decisions import Decision, DecisionBatch
 from adaptvis.hf.families import family_for
 from adaptvis.hf.patched_model import PatchedModel
+from adaptvis.hf.self_check import require_working
 from adaptvis.presets import find_config, load_model_presets
 
 __all__ = ["SteeringHandle", "handles_in_force", "patch", "steer", "unpatch"]
@@ -95,7 +96,7 @@ class _Stack:
 
     def __init__(self, model: nn.Module) -> None:
         self.handles: list[SteeringHandle] = []
-        _require_working(model)
+        require_working(family_for(model.config).model_type, steer)
         self._model = weakref.ref(model)
         self.patched: PatchedModel = PatchedModel(
             model,
@@ -215,13 +216,6 @@ def handles_in_force(
     if stack is None:
         return None, None, None
     return stack.in_force("attention"), stack.in_force("norms"), stack.in_force("amplification")
-
-
-def _require_working(model: Any) -> None:
-    # The check patches a model itself.
-    from adaptvis.hf.self_check import require_working
-
-    require_working(family_for(model.config).model_type)
 
 
 def _named(configs: Named, model: nn.Module) -> Configs:

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import threading
 import warnings
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from contextvars import ContextVar
 from typing import Any
 
@@ -18,7 +20,6 @@ from adaptvis.config import AdaptVis, AttentionSteering, ScalingVis
 from adaptvis.errors import AdaptVisWarning, UnsupportedError
 from adaptvis.hf.families import family_for, known_families
 from adaptvis.hf.library import TESTED, is_tested
-from adaptvis.hf.patch import steer
 from adaptvis.hf.patched_model import attention_configs
 from adaptvis.hf.self_check.definition import Definition, defined
 from adaptvis.hf.self_check.tiny_models import tiny_config, tiny_model
@@ -26,6 +27,8 @@ from adaptvis.hf.self_check.tiny_prompts import TOKENS, tiny_prompts
 from adaptvis.steering.spans import steered_rows
 
 __all__ = ["check_family", "require_working"]
+
+Steer = Callable[..., AbstractContextManager[Any]]
 
 _STEPS = 2
 _TOLERANCE = 1e-3
@@ -37,7 +40,7 @@ _checking: ContextVar[bool] = ContextVar("adaptvis_checking", default=False)
 _found: dict[str, str] = {}
 
 
-def require_working(model_type: str) -> None:
+def require_working(model_type: str, steer: Steer) -> None:
     """Check a family where the installed transformers was not tested; silent where it was.
 
     The first call in a process warns with the versions that were.
@@ -60,7 +63,7 @@ def require_working(model_type: str) -> None:
             if model_type not in known_families():
                 _found[model_type] = ""
             else:
-                _found[model_type] = check_family(model_type)
+                _found[model_type] = check_family(model_type, steer)
     if _found[model_type]:
         raise UnsupportedError(
             f"adaptvis cannot steer {model_type} with transformers {transformers.__version__}: "
@@ -68,14 +71,18 @@ def require_working(model_type: str) -> None:
         )
 
 
-def check_family(model_type: str) -> str:
-    """What is wrong with steering this family here, in half a sentence; empty if nothing."""
+def check_family(model_type: str, steer: Steer) -> str:
+    """What is wrong with steering this family here, in half a sentence; empty if nothing.
+
+    Args:
+        steer: :func:`adaptvis.steer`, which imports this module.
+    """
     token = _checking.set(True)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             model = tiny_model(tiny_config(model_type, TOKENS))
-            return _differences(model, tiny_prompts(model))
+            return _differences(model, tiny_prompts(model), steer)
     except Exception as problem:
         # Foreign code in a version that nobody has tried fails in its own ways.
         text = " ".join(str(problem).split())[:300]
@@ -84,7 +91,7 @@ def check_family(model_type: str) -> str:
         _checking.reset(token)
 
 
-def _differences(model: Any, inputs: dict[str, Tensor]) -> str:
+def _differences(model: Any, inputs: dict[str, Tensor], steer: Steer) -> str:
     untouched = _logits(model, inputs)
     plain = _defined_logits(model, inputs, None)
     if _apart(untouched, plain) > _TOLERANCE:
