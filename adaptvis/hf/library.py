@@ -11,8 +11,17 @@ from transformers.cache_utils import Cache
 
 from adaptvis.errors import UnsupportedError
 
-__all__ = ["TESTED", "cache_argument", "cache_of", "decoding_fault", "image_defaults", "is_tested"]
+__all__ = [
+    "TESTED",
+    "VERSION",
+    "cache_argument",
+    "cache_of",
+    "decoding_fault",
+    "image_defaults",
+    "is_tested",
+]
 
+VERSION: str = transformers.__version__
 # Series that the tests have run on.
 TESTED = ("5.17", "5.18", "5.19", "5.20", "5.21", "5.22", "5.23", "5.24")
 
@@ -20,9 +29,9 @@ TESTED = ("5.17", "5.18", "5.19", "5.20", "5.21", "5.22", "5.23", "5.24")
 _CACHE_NAMES = ("cache", "past_key_values")
 
 
-def is_tested() -> bool:
-    """Whether the installed transformers is of a series that the tests have run on."""
-    return ".".join(re.findall(r"\d+", transformers.__version__)[:2]) in TESTED
+def is_tested(version: str = VERSION) -> bool:
+    """Whether a transformers is of a series that the tests have run on."""
+    return ".".join(re.findall(r"\d+", version)[:2]) in TESTED
 
 
 def cache_argument(parameters: Collection[str]) -> str:
@@ -58,7 +67,7 @@ def decoding_fault(model: Any) -> str:
     if getattr(type(model), name) is not getattr(transformers.GenerationMixin, name):
         return ""
     return (
-        f"transformers {transformers.__version__} decodes PaliGemma wrongly from the second new "
+        f"transformers {VERSION} decodes PaliGemma wrongly from the second new "
         "token on, steered or not; install 5.18 or later, or ask for one token (max_new_tokens=1)"
     )
 

@@ -7,19 +7,18 @@ from __future__ import annotations
 
 import threading
 import warnings
-from collections.abc import Callable
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from contextvars import ContextVar
 from typing import Any
 
 import torch
-import transformers
 from torch import Tensor
 
 from adaptvis.config import AdaptVis, AttentionSteering, ScalingVis
 from adaptvis.errors import AdaptVisWarning, UnsupportedError
 from adaptvis.hf.families import family_for, known_families
-from adaptvis.hf.library import TESTED, is_tested
+from adaptvis.hf.library import TESTED, VERSION, is_tested
 from adaptvis.hf.patched_model import attention_configs
 from adaptvis.hf.self_check.definition import Definition, defined
 from adaptvis.hf.self_check.tiny_models import tiny_config, tiny_model
@@ -48,13 +47,13 @@ def require_working(model_type: str, steer: Steer) -> None:
     Raises:
         UnsupportedError: steered answers are not what they should be, and how they differ.
     """
-    if is_tested() or _checking.get():
+    if is_tested(VERSION) or _checking.get():
         return
     with _LOCK:
         if not _found:
             warnings.warn(
                 f"adaptvis was tested with transformers {', '.join(TESTED)} and found "
-                f"{transformers.__version__}; each family is checked on a tiny model before it is "
+                f"{VERSION}; each family is checked on a tiny model before it is "
                 "steered",
                 AdaptVisWarning,
                 stacklevel=4,
@@ -66,7 +65,7 @@ def require_working(model_type: str, steer: Steer) -> None:
                 _found[model_type] = check_family(model_type, steer)
     if _found[model_type]:
         raise UnsupportedError(
-            f"adaptvis cannot steer {model_type} with transformers {transformers.__version__}: "
+            f"adaptvis cannot steer {model_type} with transformers {VERSION}: "
             f"{_found[model_type]}; install one of {', '.join(TESTED)}"
         )
 
@@ -79,7 +78,7 @@ def check_family(model_type: str, steer: Steer) -> str:
     """
     token = _checking.set(True)
     try:
-        with warnings.catch_warnings():
+        with _plain_torch(), warnings.catch_warnings():
             warnings.simplefilter("ignore")
             model = tiny_model(tiny_config(model_type, TOKENS))
             return _differences(model, tiny_prompts(model), steer)
@@ -89,6 +88,18 @@ def check_family(model_type: str, steer: Steer) -> str:
         return f"a tiny model of it fails with {type(problem).__name__}: {text}"
     finally:
         _checking.reset(token)
+
+
+@contextmanager
+def _plain_torch() -> Iterator[None]:
+    """float32 on the CPU, whatever the caller's defaults are."""
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float32)
+    try:
+        with torch.device("cpu"), torch.autocast("cpu", enabled=False):
+            yield
+    finally:
+        torch.set_default_dtype(before)
 
 
 def _differences(model: Any, inputs: dict[str, Tensor], steer: Steer) -> str:

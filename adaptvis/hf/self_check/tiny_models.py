@@ -50,25 +50,17 @@ def tiny_config(model_type: str, tokens: Tokens, vocabulary: int = VOCABULARY) -
 
 
 def tiny_model(config: Any, seed: int = 0) -> Any:
-    """The model of a configuration: float32, on the CPU, in eval mode, without gradients.
-
-    The caller's random state, default type and default device are left alone.
-    """
+    """The model of a configuration: float32, in eval mode, without gradients."""
     # Registers our own architectures.
     import adaptvis.models  # noqa: F401
 
-    before = torch.get_default_dtype()
-    try:
-        torch.set_default_dtype(torch.float32)
-        with torch.random.fork_rng(devices=[]), torch.device("cpu"):
-            model = hf.AutoModelForImageTextToText.from_config(config, attn_implementation="sdpa")
-            _randomise(model, seed)
-    finally:
-        torch.set_default_dtype(before)
+    with torch.random.fork_rng(devices=[]):
+        model = hf.AutoModelForImageTextToText.from_config(config, dtype=torch.float32)
+    _randomise(model, seed)
     # Nothing ends a generation early: max_new_tokens is the number of tokens.
     model.generation_config.eos_token_id = None
     model.generation_config.pad_token_id = 0
-    return model.float().eval().requires_grad_(False)
+    return model.eval().requires_grad_(False)
 
 
 def _text(kind: str, vocabulary: int, kv_heads: int = 2, **extra: Any) -> dict[str, Any]:
