@@ -17,11 +17,11 @@ from torch import Tensor
 
 from adaptvis.config import AdaptVis, AttentionSteering, ScalingVis
 from adaptvis.errors import AdaptVisWarning, UnsupportedError
-from adaptvis.hf.families import family_for, known_families
+from adaptvis.hf.families import family_for
 from adaptvis.hf.library import TESTED, VERSION, is_tested
 from adaptvis.hf.patched_model import attention_configs
 from adaptvis.hf.self_check.definition import Definition, defined
-from adaptvis.hf.self_check.tiny_models import tiny_config, tiny_model
+from adaptvis.hf.self_check.tiny_models import tiny_config, tiny_families, tiny_model
 from adaptvis.hf.self_check.tiny_prompts import TOKENS, tiny_prompts
 from adaptvis.steering.spans import steered_rows
 
@@ -59,10 +59,9 @@ def require_working(model_type: str, steer: Steer) -> None:
                 stacklevel=4,
             )
         if model_type not in _found:
-            if model_type not in known_families():
-                _found[model_type] = ""
-            else:
-                _found[model_type] = check_family(model_type, steer)
+            # A family that was declared by the user is steered through the same seams.
+            checked = model_type if model_type in tiny_families() else "llava"
+            _found[model_type] = _found.get(checked) or check_family(checked, steer)
     if _found[model_type]:
         raise UnsupportedError(
             f"adaptvis cannot steer {model_type} with transformers {VERSION}: "

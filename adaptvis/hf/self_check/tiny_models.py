@@ -16,7 +16,7 @@ from torch import Tensor
 
 from adaptvis.errors import UnsupportedError
 
-__all__ = ["HEAD_SIZE", "HIDDEN", "LAYERS", "VOCABULARY", "tiny_config", "tiny_model"]
+__all__ = ["HIDDEN", "VOCABULARY", "tiny_config", "tiny_families", "tiny_model"]
 
 # The configuration classes take more arguments than their generated signatures tell.
 hf: Any = transformers
@@ -29,6 +29,11 @@ PINPOINTS_ONEVISION = [[56 * rows, 56 * columns] for rows in range(1, 5) for col
 _UNTIED = {"tie_word_embeddings": False}
 
 Tokens = Mapping[str, int]
+
+
+def tiny_families() -> tuple[str, ...]:
+    """The ``model_type`` of every family that has a small model."""
+    return tuple(_CONFIGS)
 
 
 def tiny_config(model_type: str, tokens: Tokens, vocabulary: int = VOCABULARY) -> Any:
