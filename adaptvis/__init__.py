@@ -20,7 +20,8 @@ from adaptvis.errors import AdaptVisError, AdaptVisWarning
 from adaptvis.presets import PRESETS, preset
 
 if TYPE_CHECKING:
-    from adaptvis.hf import Decision, SteeringHandle, patch, steer, unpatch
+    from adaptvis.hf.decisions import Decision
+    from adaptvis.hf.patch import SteeringHandle, patch, steer, unpatch
 
 __version__ = "0.1.0"
 

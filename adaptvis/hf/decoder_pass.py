@@ -69,16 +69,18 @@ class DecoderCall:
 
     forward: the decoder's own forward. kwargs: its arguments. head: hidden states -> logits.
     configs: the configurations that name the attention implementation of the decoder's layers.
+    cache_name: what the decoder calls its key-value cache.
     """
 
     forward: Callable[..., Any]
     kwargs: dict[str, Any]
     head: nn.Module
     configs: Sequence[Any]
+    cache_name: str
 
     @property
     def cache(self) -> Cache | None:
-        return self.kwargs.get("past_key_values")
+        return self.kwargs.get(self.cache_name)
 
     @property
     def length(self) -> int:
@@ -102,7 +104,7 @@ class DecoderCall:
         if self.cache is not None or not self.keeps_cache:
             return self
         cache = DynamicCache(config=self.configs[0])
-        return replace(self, kwargs={**self.kwargs, "past_key_values": cache})
+        return replace(self, kwargs={**self.kwargs, self.cache_name: cache})
 
     def tail(self, start: int) -> DecoderCall:
         """The same call for the rows from ``start`` on."""

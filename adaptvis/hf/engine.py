@@ -7,6 +7,7 @@ back to the first steered row, and each configuration continues from there throu
 
 from __future__ import annotations
 
+import inspect
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
@@ -29,6 +30,7 @@ from adaptvis.errors import (
 )
 from adaptvis.hf.cache import recording_past, sequence_length
 from adaptvis.hf.families import family_for
+from adaptvis.hf.library import cache_argument
 from adaptvis.hf.patch import steer
 from adaptvis.model_inputs import model_source, prompt_text
 from adaptvis.steering.policy import confidence_of
@@ -51,6 +53,7 @@ class HFEngine:
         self.processor = processor
         self.source = source or getattr(model.config, "_name_or_path", "") or type(model).__name__
         self.family = family_for(model.config)
+        self._cache_name = cache_argument(inspect.signature(model.forward).parameters)
         processor.tokenizer.padding_side = "left"
 
     @classmethod
@@ -259,7 +262,7 @@ class HFEngine:
             warnings.simplefilter("ignore", AdaptVisWarning)
             output = self.model.generate(
                 **inputs,
-                past_key_values=cache,
+                **{self._cache_name: cache},
                 max_new_tokens=max_new_tokens,
                 do_sample=False,
                 num_beams=1,

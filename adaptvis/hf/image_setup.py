@@ -17,6 +17,7 @@ from transformers.image_transforms import get_resize_output_image_size, get_size
 from transformers.image_utils import ChannelDimension, get_image_size_for_max_height_width
 
 from adaptvis.errors import UnsupportedError
+from adaptvis.hf.library import image_defaults
 from adaptvis.steering.token_boxes import Canvas
 
 __all__ = [
@@ -61,9 +62,8 @@ class ImageSetup:
         """
         if self.image_kwargs.get(name) is not None:
             return self.image_kwargs[name]
-        kwargs_class = getattr(self.processor, "valid_processor_kwargs", None)
-        defaults = getattr(kwargs_class, "_defaults", {}).get("images_kwargs", {})
-        return defaults.get(name, getattr(self.image_processor, name, default))
+        own = getattr(self.image_processor, name, default)
+        return image_defaults(self.processor).get(name, own)
 
     def size(self, name: str = "size") -> dict[str, int]:
         """A size setting as a plain dictionary: ``height`` and ``width``, or ``shortest_edge``."""

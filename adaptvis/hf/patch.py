@@ -15,8 +15,10 @@ from torch import nn
 from adaptvis.config import AdaptVis, ScalingVis
 from adaptvis.errors import ConfigError, UnknownFamilyError, UnsupportedError
 from adaptvis.hf.blocks import Block
+from adaptvis.hf.families import family_for
 from adaptvis.hf.handles import LOCK, Configs, Stack, SteeringHandle, split_configs
 from adaptvis.hf.prompt_ends import PromptLengths
+from adaptvis.hf.self_check import require_working
 from adaptvis.presets import find_config, load_model_presets
 
 __all__ = ["SteeringHandle", "handles_in_force", "patch", "steer", "unpatch"]
@@ -68,7 +70,10 @@ def _patch(
     configs = _named(config, target)
     split_configs(configs)
     with LOCK:
-        stack = Stack.of(target) or Stack(target)
+        stack = Stack.of(target)
+        if stack is None:
+            require_working(family_for(target.config).model_type, steer)
+            stack = Stack(target)
         try:
             handle = SteeringHandle(stack, configs, processor, prompt_lengths, block)
             _check_against(stack.patched.decoder_config, handle.attention)

@@ -28,6 +28,7 @@ from adaptvis.hf.decisions import DecisionBatch
 from adaptvis.hf.decoder_pass import DecoderCall, PromptPlan, run_prompt, run_steered
 from adaptvis.hf.families import family_for
 from adaptvis.hf.hooks import MethodHook
+from adaptvis.hf.library import cache_argument, cache_of, decoding_fault
 from adaptvis.hf.norms import rescale_features, text_embedding_norms
 from adaptvis.hf.planning import ForwardCall, Planner, Steering
 from adaptvis.hf.prompts import (
@@ -74,6 +75,8 @@ class PatchedModel:
         signature = inspect.signature(model.forward)
         self._forward_names = tuple(signature.parameters)
         self._decoder_names = tuple(inspect.signature(decoder.forward).parameters)
+        self._decoding_fault = decoding_fault(model)
+        self._cache_name = cache_argument(self._decoder_names)
 
         self._hooks: list[MethodHook] = []
         try:
@@ -170,6 +173,8 @@ class PatchedModel:
             steering = self._attention() if generation is None else generation.steering
             if steering is None or steering.attention is None:
                 return original(*args, **kwargs)
+            if generation is not None and generation.state is not None and self._decoding_fault:
+                raise UnsupportedError(self._decoding_fault)
             if generation is None:
                 self._local.feature_lengths = None
             elif generation.finished and steering.attention.rows != "generated":
@@ -236,7 +241,9 @@ class PatchedModel:
             return original(*args, **kwargs)
         kwargs = {**dict(zip(self._decoder_names, args, strict=False)), **kwargs}
         head = self._model().get_output_embeddings()
-        decoder_call = DecoderCall(original, kwargs, head, self._attention_configs)
+        decoder_call = DecoderCall(
+            original, kwargs, head, self._attention_configs, self._cache_name
+        )
         # The vision encoder may have run since the model's forward began.
         lengths = getattr(self._local, "feature_lengths", None)
         return self._steer(make_call(feature_lengths=lengths), decoder_call)
@@ -291,12 +298,13 @@ class PatchedModel:
         state = PromptState(
             ids, end, virtual, ends, plan.config, plan.columns, decisions.alpha, plan.reasons
         )
-        remember(output.past_key_values, state)
+        cache = cache_of(output)
+        remember(cache, state)
         rows_per_prompt = 1
         if generation is not None:
             generation.state = state
             if decoder_call.keeps_cache:
-                generation.cache = output.past_key_values
+                generation.cache = cache
             rows_per_prompt = max(rows // len(generation.prompt_ids), 1)
         self._report(call, decisions, rows_per_prompt)
         return output

