@@ -50,9 +50,9 @@ def cache_argument(parameters: Collection[str]) -> str:
     )
 
 
-def cache_of(output: Any) -> Cache | None:
-    """The key-value cache that a forward returns."""
-    return next((found for name in _CACHE_NAMES if (found := output.get(name)) is not None), None)
+def cache_of(named: Any) -> Cache | None:
+    """The key-value cache among the arguments of a call, or in what a forward returns."""
+    return next((found for name in _CACHE_NAMES if (found := named.get(name)) is not None), None)
 
 
 def decoding_fault(model: Any) -> str:

@@ -141,7 +141,7 @@ class PatchedModel:
             prompt_ids,
             length,
             mask,
-            sequence_length(kwargs.get("past_key_values")),
+            sequence_length(cache_of(kwargs)),
             drafts=kwargs.get("assistant_model") is not None,
             is_draft=is_draft,
         )
@@ -191,7 +191,7 @@ class PatchedModel:
                 named.get("input_ids"),
                 named.get("attention_mask"),
                 named.get("labels"),
-                named.get("past_key_values") is not None,
+                cache_of(named) is not None,
                 kept.numel() == 1 if isinstance(kept, Tensor) else kept == 1,
                 generation,
             )
