@@ -3,19 +3,19 @@
 import gc
 import sys
 import warnings
+from asyncio import CancelledError
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from PIL import Image
-
 from adaptvis.config import SteeringConfig
 from adaptvis.engine import Answer, Engine, Query
-from adaptvis.errors import AdaptVisError, AdaptVisWarning, ConfigError, DataError, PromptError
+from adaptvis.errors import AdaptVisError, AdaptVisWarning, DataError, PromptError
 from adaptvis.tasks import Prompts, Sample
 
 __all__ = ["Asker", "Outcome", "Request", "first_batch_size"]
 
 _LONGEST_ERROR = 500
+_NO_QUESTIONS_OWN = (KeyboardInterrupt, SystemExit, GeneratorExit, CancelledError)
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,11 +101,12 @@ class Asker:
             answers = self.engine.answer(
                 queries, request.configs, max_new_tokens=request.max_new_tokens
             )
-        except (RuntimeError, ValueError, LookupError, OSError, MemoryError) as problem:
-            # What adaptvis refuses on purpose it would refuse for every other question, too.
-            if isinstance(problem, AdaptVisError) and not isinstance(
-                problem, PromptError | DataError
-            ):
+        except _NO_QUESTIONS_OWN:
+            raise
+        # Processors, templates, tokenizers and models are foreign code: any kind of exception, and
+        # of a tokenizer in Rust a panic, which is none of Exception's.
+        except BaseException as problem:
+            if _stops_every_question(problem):
                 raise
             failure = _Failure(_sentence(problem), _is_out_of_memory(problem))
         else:
@@ -130,24 +131,30 @@ def first_batch_size(engine: Engine) -> int:
 def _query(sample: Sample, prompts: Prompts) -> Query | str:
     """The sample with its pictures decoded, or the sentence that says why they cannot be."""
     try:
-        query = sample.query(prompts)
-        for image in query.images:
-            image.load()
-    except ConfigError:
+        return sample.query(prompts)
+    except (MemoryError, *_NO_QUESTIONS_OWN):
         raise
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as problem:
+    except BaseException as problem:
+        if _stops_every_question(problem):
+            raise
         return _sentence(problem)
-    return query
 
 
-def _sentence(problem: Exception) -> str:
-    text = " ".join(str(problem).split()) or "no reason given"
+def _stops_every_question(problem: BaseException) -> bool:
+    """What adaptvis refuses on purpose it would refuse for every other question, too."""
+    return isinstance(problem, AdaptVisError) and not isinstance(problem, PromptError | DataError)
+
+
+def _sentence(problem: BaseException) -> str:
+    # Half a character, as of a file name in another encoding, could not be written to a record.
+    text = str(problem).encode(errors="backslashreplace").decode()
+    text = " ".join(text.split()) or "no reason given"
     if not isinstance(problem, AdaptVisError):
         text = f"{type(problem).__name__}: {text}"
     return text if len(text) <= _LONGEST_ERROR else text[: _LONGEST_ERROR - 1] + "…"
 
 
-def _is_out_of_memory(problem: Exception) -> bool:
+def _is_out_of_memory(problem: BaseException) -> bool:
     # torch.OutOfMemoryError is a RuntimeError that says so, like those of cuDNN and cuBLAS.
     text = str(problem).lower()
     return isinstance(problem, MemoryError) or (

@@ -8,6 +8,7 @@ from PIL import Image
 
 from adaptvis.errors import AdaptVisError
 from adaptvis.evaluation.records import Record
+from adaptvis.pictures import as_rgb
 
 __all__ = ["LONGEST_SIDE", "OpenPictures", "Pictures", "data_uri"]
 
@@ -20,7 +21,7 @@ OpenPictures = Callable[[Record], Sequence[Image.Image]]
 
 def data_uri(image: Image.Image, longest: int = LONGEST_SIDE) -> str:
     """PNG or JPEG, whichever is smaller, as a `data:` URI."""
-    picture = image.convert("RGB")
+    picture = as_rgb(image).copy()
     picture.thumbnail((longest, longest), Image.Resampling.LANCZOS)
     encoded = {}
     for kind, options in (("png", {"optimize": True}), ("jpeg", {"quality": 80})):
