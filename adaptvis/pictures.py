@@ -45,7 +45,8 @@ def as_rgb(image: Image.Image, *, upright: bool = True) -> Image.Image:
         raise DataError(f"The picture has no pixels ({image.width} x {image.height})")
     turn = _turn(image)
     if image.mode == "RGB" and turn is None and "transparency" not in image.info:
-        return image
+        # A copy of what hangs on a file, which may be closed.
+        return image if type(image) is Image.Image else image.copy()
     picture = _converted(image)
     if turn is not None and upright:
         picture = picture.transpose(turn)

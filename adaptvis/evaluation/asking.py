@@ -12,10 +12,10 @@ from adaptvis.engine import Answer, Engine, Query
 from adaptvis.errors import AdaptVisError, AdaptVisWarning, DataError, PromptError
 from adaptvis.tasks import Prompts, Sample
 
-__all__ = ["Asker", "Outcome", "Request", "first_batch_size"]
+__all__ = ["Asker", "Outcome", "Request", "failure_sentence", "first_batch_size"]
 
 _LONGEST_ERROR = 500
-_NO_QUESTIONS_OWN = (KeyboardInterrupt, SystemExit, GeneratorExit, CancelledError)
+_INTERRUPTIONS = (KeyboardInterrupt, SystemExit, GeneratorExit, CancelledError)
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +80,7 @@ class Asker:
         try:
             queries = [_query(sample, request.prompts) for sample in samples]
         except MemoryError as problem:
-            return None if len(samples) > 1 else [Outcome(error=_sentence(problem))]
+            return None if len(samples) > 1 else [Outcome(error=failure_sentence(problem))]
         readable = [query for query in queries if isinstance(query, Query)]
         asked = self._try(readable, request) if readable else []
         if isinstance(asked, _Failure) and len(readable) > 1:
@@ -101,14 +101,8 @@ class Asker:
             answers = self.engine.answer(
                 queries, request.configs, max_new_tokens=request.max_new_tokens
             )
-        except _NO_QUESTIONS_OWN:
-            raise
-        # Processors, templates, tokenizers and models are foreign code: any kind of exception, and
-        # of a tokenizer in Rust a panic, which is none of Exception's.
         except BaseException as problem:
-            if _stops_every_question(problem):
-                raise
-            failure = _Failure(_sentence(problem), _is_out_of_memory(problem))
+            failure = _Failure(failure_sentence(problem), _is_out_of_memory(problem))
         else:
             return [
                 Outcome(tuple(of_config[index] for of_config in answers))
@@ -132,20 +126,27 @@ def _query(sample: Sample, prompts: Prompts) -> Query | str:
     """The sample with its pictures decoded, or the sentence that says why they cannot be."""
     try:
         return sample.query(prompts)
-    except (MemoryError, *_NO_QUESTIONS_OWN):
+    except MemoryError:
         raise
     except BaseException as problem:
-        if _stops_every_question(problem):
-            raise
-        return _sentence(problem)
+        return failure_sentence(problem)
 
 
-def _stops_every_question(problem: BaseException) -> bool:
-    """What adaptvis refuses on purpose it would refuse for every other question, too."""
-    return isinstance(problem, AdaptVisError) and not isinstance(problem, PromptError | DataError)
+def failure_sentence(problem: BaseException) -> str:
+    """Why one question could not be asked, for what processors, templates and models raise.
 
+    They are foreign code: any kind of exception, and of a tokenizer in Rust a panic, which is none
+    of Exception's.
 
-def _sentence(problem: BaseException) -> str:
+    Raises:
+        BaseException: the problem itself, where it is no question's own: an interruption, or what
+            adaptvis refuses on purpose and would refuse for every other question, too.
+    """
+    refused = isinstance(problem, AdaptVisError) and not isinstance(
+        problem, PromptError | DataError
+    )
+    if refused or isinstance(problem, _INTERRUPTIONS):
+        raise problem
     # Half a character, as of a file name in another encoding, could not be written to a record.
     text = str(problem).encode(errors="backslashreplace").decode()
     text = " ".join(text.split()) or "no reason given"

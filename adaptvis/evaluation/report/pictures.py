@@ -6,7 +6,6 @@ from collections.abc import Callable, Sequence
 
 from PIL import Image
 
-from adaptvis.errors import AdaptVisError
 from adaptvis.evaluation.records import Record
 from adaptvis.pictures import as_rgb
 
@@ -49,7 +48,7 @@ class Pictures:
             return [], "The picture is not shown: the task was not at hand to reopen it."
         try:
             images = self._open(record)
-        except (AdaptVisError, OSError, ValueError) as error:
+        except Exception as error:
             return [], f"The picture cannot be reopened: {error}"
         return [self._position(data_uri(image)) for image in images], ""
 

@@ -32,7 +32,7 @@ BAD = [
     ({"image": 3}, "'image' must be a file name or a list of them, got 3"),
     ({"image": [""]}, "'image' must be a file name or a list of them"),
     ({"image": "none.png"}, "none.png does not exist"),
-    ({"image": "data.json"}, "data.json cannot be read (not an image)"),
+    ({"image": "data.json"}, "data.json cannot be read (not an image"),
     ({"image": "../a.png"}, "image '../a.png' lies outside the folder"),
     ({"image": "/etc/passwd"}, "image '/etc/passwd' lies outside the folder"),
     ({"image": "link.png"}, "image 'link.png' lies outside the folder"),
