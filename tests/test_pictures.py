@@ -6,7 +6,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from PIL import Image
 from pictures_on_disk import (
     ORIENTATIONS,
     encoded,
@@ -17,6 +16,7 @@ from pictures_on_disk import (
     tiff,
     transparent_colour,
 )
+from PIL import Image
 
 from adaptvis.engine import Query
 from adaptvis.errors import DataError, PromptError
@@ -167,7 +167,8 @@ def test_transparent_palettes_and_colours_lie_on_white() -> None:
     one = encoded(palette, "PNG", transparency=1)
     assert pixels(one).tolist() == [[[10, 20, 30], [255, 255, 255], [70, 80, 90]]]
     several = encoded(palette, "PNG", transparency=bytes([255, 0, 128]))
-    assert np.abs(pixels(several)[0, 2].astype(int) - [on_white(c, 128) for c in (70, 80, 90)]).max() <= 1
+    half = [on_white(channel, 128) for channel in (70, 80, 90)]
+    assert np.abs(pixels(several)[0, 2].astype(int) - half).max() <= 1
     assert pixels(encoded(palette, "GIF", transparency=0))[0, 0].tolist() == [255, 255, 255]
     red = b"\0" + struct.pack(">6H", 65535, 0, 0, 0x1234, 0x5678, 0x9ABC)
     colour = png(2, 1, 16, 2, red, transparent_colour(65535, 0, 0))

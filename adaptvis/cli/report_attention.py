@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
 __all__ = ["attention_of_examples"]
 
+
 def attention_of_examples(
     examples: "Iterable[Changed]",
     configs: "Mapping[tuple[str, str], SteeringConfig | None]",
