@@ -35,5 +35,5 @@ def test_questions_that_cannot_be_asked_are_left_out_with_a_word() -> None:
     with pytest.warns(AdaptVisWarning, match="2 of 40 questions cannot be asked; .*holds <image>"):
         assert askable(engine, samples) == [*samples[:3], *samples[4:9], *samples[10:]]
     samples[10] = samples[11] = samples[9]
-    with pytest.raises(DataError, match="4 of 40 .* more than 5% are too many"):
+    with pytest.raises(DataError, match=r"4 of 40 .* more than 5% are too many"):
         askable(engine, samples)
