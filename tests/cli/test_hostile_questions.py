@@ -102,3 +102,12 @@ def test_a_mark_in_a_question_is_named_with_file_and_line(
     path.write_text("\n".join([lines[0], json.dumps(row | {"question": "Is <image> red?"})]))
     run = adaptvis("eval", "-m", MODEL, "-t", path, "-o", tmp_path / "out")
     assert_one_sentence(run, f"{path}, line 2: the question holds <image>")
+
+
+def test_an_instrument_leaves_out_what_cannot_be_asked(adaptvis: Adaptvis, tmp_path: Path) -> None:
+    path = write(tmp_path / "d", get_task("2ds").load(24), lambda _, image, path: image.save(path))
+    (path.parent / "3.jpg").write_bytes(b"torn")
+    run = adaptvis("diagnose", "norms", "-m", MODEL, "-t", path, "-o", tmp_path / "out")
+    assert run.code == 0, run.err
+    assert "1 of 24 questions cannot be asked; the first: 4: " in " ".join(run.err.split())
+    assert json.loads((tmp_path / "out/norms.json").read_text())["settings"]["questions"] == 23

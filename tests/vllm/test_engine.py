@@ -95,7 +95,7 @@ def test_a_refused_question_leaves_its_picture_and_its_neighbours_alone(engine, 
         shown, other = noise(seed), noise(seed + 10)
         bad = Query(QUESTION, (shown,), raw=True)
         if wrong == "too long":
-            bad = Query("left right " * 100, (shown,))
+            bad = Query("left right " * 5000, (shown,))
         good = [Query(QUESTION, (shown,)), Query(QUESTION, (other,))]
         expected = None
         for _ in range(2):
