@@ -12,6 +12,8 @@ from typing import Protocol, runtime_checkable
 from PIL.Image import Image
 
 from adaptvis.config import SteeringConfig
+from adaptvis.errors import PromptError
+from adaptvis.pictures import as_rgb
 
 __all__ = ["Answer", "Engine", "Query"]
 
@@ -22,12 +24,27 @@ class Query:
 
     prompt: the user's text without image placeholders; the engine applies the model's chat
         template and puts the images before the text.
+    images: of any mode of Pillow's; kept in RGB and upright (:func:`adaptvis.pictures.as_rgb`), so
+        that every engine, region and overlay is about the same pixels.
     raw: send ``prompt`` to the processor as it is, placeholders included, without a template.
+
+    Raises:
+        PromptError: an image is not Pillow's.
+        DataError: an image cannot be made RGB.
     """
 
     prompt: str
     images: tuple[Image, ...] = ()
     raw: bool = False
+
+    def __post_init__(self) -> None:
+        for image in self.images:
+            if not isinstance(image, Image):
+                raise PromptError(
+                    f"Images must be PIL images, got {type(image).__name__}; open files with "
+                    "PIL.Image.open, and arrays with PIL.Image.fromarray"
+                )
+        object.__setattr__(self, "images", tuple(as_rgb(image) for image in self.images))
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,12 @@ from adaptvis.engine import Query
 from adaptvis.errors import CheckpointError, PromptError
 
 __all__ = ["model_source", "prompt_text"]
+
+# Attributes that hold what stands for a picture: text of a processor, a token's id of a model.
+_MARK = r"[a-z_]*(?:image|img|video|audio|vision|boi|eoi|boa|eoa)[a-z_]*_(?:token|tag)"
+_MARK_TEXT = re.compile(_MARK)
+_MARK_ID = re.compile(rf"{_MARK}_(?:id|index)")
+_REPLACED_ID = re.compile(r"(?:image|video|audio)_token_(?:id|index)")
 
 
 def model_source(model: str) -> str:
@@ -28,17 +35,37 @@ def model_source(model: str) -> str:
     return str(path.expanduser())
 
 
-def prompt_text(processor: Any, query: Query, source: str) -> str:
+def prompt_text(processor: Any, query: Query, source: str, config: Any = None) -> str:
     """The text that the processor takes: the chat template's, images first, or the raw prompt.
 
     Args:
         source: the model's name in messages.
+        config: the model's; the token it replaces may be another than the processor's placeholder.
 
     Raises:
-        PromptError: the processor has no chat template.
+        PromptError: the processor has no chat template; a question holds text that this model
+            takes for a picture, or a prompt has not one placeholder per image.
     """
-    if query.raw:
-        return query.prompt
+    for mark in sorted(_reserved(processor, config, raw=query.raw)):
+        if mark in query.prompt:
+            raise PromptError(
+                f"A question holds {mark}, which {source} takes for a picture or a part of one; "
+                f"write it otherwise, or leave it out: {query.prompt[:80]!r}"
+            )
+    text = query.prompt if query.raw else _from_template(processor, query, source)
+    placeholder = getattr(processor, "image_token", None)
+    found = text.count(placeholder) if placeholder else 0
+    # Processors of PaliGemma's kind write all of them by themselves.
+    if found not in (0, len(query.images)):
+        raise PromptError(
+            f"A prompt has {found} times the placeholder {placeholder} and comes with "
+            f"{len(query.images)} images; put one placeholder per image into it: "
+            f"{query.prompt[:80]!r}"
+        )
+    return text
+
+
+def _from_template(processor: Any, query: Query, source: str) -> str:
     content = [{"type": "image"} for _ in query.images]
     messages = [{"role": "user", "content": [*content, {"type": "text", "text": query.prompt}]}]
     if getattr(processor, "chat_template", None) is None:
@@ -47,3 +74,26 @@ def prompt_text(processor: Any, query: Query, source: str) -> str:
             "image placeholders in place"
         )
     return str(processor.apply_chat_template(messages, add_generation_prompt=True, tokenize=False))
+
+
+def _reserved(processor: Any, config: Any, *, raw: bool) -> set[str]:
+    """What the text of a query must not hold, or a picture too many would be read out of it.
+
+    A template writes placeholders and their edges itself. A raw prompt holds them already; only
+    the token that the model replaces has to come from the processor.
+    """
+    tokenizer = getattr(processor, "tokenizer", None)
+    wanted = _REPLACED_ID if raw else _MARK_ID
+    ids = [
+        value
+        for name, value in (vars(config) if config is not None else {}).items()
+        if wanted.fullmatch(name) and isinstance(value, int) and value >= 0
+    ]
+    tokens = {tokenizer.convert_ids_to_tokens(value) for value in ids} if tokenizer else set()
+    if raw:
+        return {str(token) for token in tokens if token} - {getattr(processor, "image_token", "")}
+    named = {**getattr(tokenizer, "special_tokens_map", {}), **vars(processor)}
+    texts = {
+        text for name, text in named.items() if _MARK_TEXT.fullmatch(name) and isinstance(text, str)
+    }
+    return {str(mark) for mark in tokens | texts if mark}

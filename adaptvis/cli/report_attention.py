@@ -15,10 +15,6 @@ if TYPE_CHECKING:
 
 __all__ = ["attention_of_examples"]
 
-# What loading or asking a model may end in, memory that does not suffice included. The run is
-# finished by then: its report only lacks the maps.
-_EXPECTED = (AdaptVisError, RuntimeError, ValueError, LookupError, OSError, MemoryError)
-
 
 def attention_of_examples(
     examples: "Iterable[Changed]",
@@ -79,7 +75,8 @@ def _maps(
 
     try:
         engine = load_engine(model)
-    except _EXPECTED as problem:
+    # The run is finished by then: whatever fails, its report only lacks the maps.
+    except Exception as problem:
         note(f"the report has no attention maps of {model}: {_sentence(problem)}")
         return
     if not isinstance(engine, HFEngine):
@@ -91,7 +88,7 @@ def _maps(
         try:
             query = find_sample(key.task, key.id).query(prompts)
             result = image_attention(engine, query, configs[key.model, key.method])
-        except _EXPECTED as problem:
+        except Exception as problem:
             # Its traceback would hold on to the model's tensors.
             result = problem.with_traceback(None)
         yield key, result

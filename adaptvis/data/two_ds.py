@@ -38,6 +38,7 @@ from adaptvis.data.scenes import (
     render,
 )
 from adaptvis.errors import DataError
+from adaptvis.pictures import as_rgb
 
 __all__ = [
     "OBJECT_COUNTS",
@@ -84,7 +85,7 @@ class Entry:
     @property
     def image(self) -> Image.Image:
         """The decoded RGB image."""
-        return Image.open(io.BytesIO(self.image_png)).convert("RGB")
+        return as_rgb(Image.open(io.BytesIO(self.image_png)))
 
     @property
     def object_count(self) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any
@@ -10,12 +11,14 @@ import torch
 from torch import Tensor
 
 from adaptvis.config import SteeringConfig
-from adaptvis.errors import AdaptVisWarning
+from adaptvis.errors import AdaptVisWarning, DataError
+from adaptvis.evaluation.asking import failure_sentence
+from adaptvis.evaluation.error_limit import ErrorLimit
 from adaptvis.hf.engine import HFEngine
 from adaptvis.hf.patch import steer
 from adaptvis.tasks import Sample
 
-__all__ = ["Progress", "batches", "fitting_batch", "prefill", "silent", "watched"]
+__all__ = ["Progress", "askable", "batches", "fitting_batch", "prefill", "silent", "watched"]
 
 # Prompts of so small a model take little memory however many there are at once.
 _SMALL_MODEL = 50_000_000
@@ -40,6 +43,33 @@ def fitting_batch(engine: HFEngine) -> int:
     return _SMALL_MODEL_BATCH if engine.model.num_parameters() <= _SMALL_MODEL else 1
 
 
+def askable(engine: HFEngine, samples: Sequence[Sample]) -> list[Sample]:
+    """The samples that the model's processor takes, with a warning about those it does not.
+
+    Instruments look at whole batches; one question that cannot be asked must not end them.
+
+    Raises:
+        DataError: more than 5 % cannot be asked.
+    """
+    taken, problems = [], []
+    for sample in samples:
+        try:
+            engine.encode([sample.query()])
+        except BaseException as problem:
+            problems.append(f"{sample.id}: {failure_sentence(problem)}")
+        else:
+            taken.append(sample)
+    if problems:
+        limit = ErrorLimit()
+        sentence = (
+            f"{len(problems)} of {len(samples)} questions cannot be asked; the first: {problems[0]}"
+        )
+        if len(problems) > limit.allowed(len(samples)):
+            raise DataError(f"{sentence}; more than {limit} are too many, so mend the data")
+        warnings.warn(f"{sentence}; left out", AdaptVisWarning, stacklevel=2)
+    return taken
+
+
 @torch.inference_mode()
 def prefill(engine: HFEngine, inputs: dict[str, Tensor], config: SteeringConfig | None) -> None:
     """Run prompts as ``generate`` would, steered or not, up to their first answer token.
@@ -47,8 +77,6 @@ def prefill(engine: HFEngine, inputs: dict[str, Tensor], config: SteeringConfig 
     Args:
         inputs: what :meth:`HFEngine.encode` returned.
     """
-    import warnings
-
     with steer(engine.model, config, processor=engine.processor), warnings.catch_warnings():
         # A prompt that cannot be steered is looked at as it is.
         warnings.simplefilter("ignore", AdaptVisWarning)

@@ -3,19 +3,19 @@
 import gc
 import sys
 import warnings
+from asyncio import CancelledError
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from PIL import Image
-
 from adaptvis.config import SteeringConfig
 from adaptvis.engine import Answer, Engine, Query
-from adaptvis.errors import AdaptVisError, AdaptVisWarning, ConfigError, DataError, PromptError
+from adaptvis.errors import AdaptVisError, AdaptVisWarning, DataError, PromptError
 from adaptvis.tasks import Prompts, Sample
 
-__all__ = ["Asker", "Outcome", "Request", "first_batch_size"]
+__all__ = ["Asker", "Outcome", "Request", "failure_sentence", "first_batch_size"]
 
 _LONGEST_ERROR = 500
+_INTERRUPTIONS = (KeyboardInterrupt, SystemExit, GeneratorExit, CancelledError)
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +80,7 @@ class Asker:
         try:
             queries = [_query(sample, request.prompts) for sample in samples]
         except MemoryError as problem:
-            return None if len(samples) > 1 else [Outcome(error=_sentence(problem))]
+            return None if len(samples) > 1 else [Outcome(error=failure_sentence(problem))]
         readable = [query for query in queries if isinstance(query, Query)]
         asked = self._try(readable, request) if readable else []
         if isinstance(asked, _Failure) and len(readable) > 1:
@@ -101,13 +101,8 @@ class Asker:
             answers = self.engine.answer(
                 queries, request.configs, max_new_tokens=request.max_new_tokens
             )
-        except (RuntimeError, ValueError, LookupError, OSError, MemoryError) as problem:
-            # What adaptvis refuses on purpose it would refuse for every other question, too.
-            if isinstance(problem, AdaptVisError) and not isinstance(
-                problem, PromptError | DataError
-            ):
-                raise
-            failure = _Failure(_sentence(problem), _is_out_of_memory(problem))
+        except BaseException as problem:
+            failure = _Failure(failure_sentence(problem), _is_out_of_memory(problem))
         else:
             return [
                 Outcome(tuple(of_config[index] for of_config in answers))
@@ -130,24 +125,37 @@ def first_batch_size(engine: Engine) -> int:
 def _query(sample: Sample, prompts: Prompts) -> Query | str:
     """The sample with its pictures decoded, or the sentence that says why they cannot be."""
     try:
-        query = sample.query(prompts)
-        for image in query.images:
-            image.load()
-    except ConfigError:
+        return sample.query(prompts)
+    except MemoryError:
         raise
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as problem:
-        return _sentence(problem)
-    return query
+    except BaseException as problem:
+        return failure_sentence(problem)
 
 
-def _sentence(problem: Exception) -> str:
-    text = " ".join(str(problem).split()) or "no reason given"
+def failure_sentence(problem: BaseException) -> str:
+    """Why one question could not be asked, for what processors, templates and models raise.
+
+    They are foreign code: any kind of exception, and of a tokenizer in Rust a panic, which is none
+    of Exception's.
+
+    Raises:
+        BaseException: the problem itself, where it is no question's own: an interruption, or what
+            adaptvis refuses on purpose and would refuse for every other question, too.
+    """
+    refused = isinstance(problem, AdaptVisError) and not isinstance(
+        problem, PromptError | DataError
+    )
+    if refused or isinstance(problem, _INTERRUPTIONS):
+        raise problem
+    # Half a character, as of a file name in another encoding, could not be written to a record.
+    text = str(problem).encode(errors="backslashreplace").decode()
+    text = " ".join(text.split()) or "no reason given"
     if not isinstance(problem, AdaptVisError):
         text = f"{type(problem).__name__}: {text}"
     return text if len(text) <= _LONGEST_ERROR else text[: _LONGEST_ERROR - 1] + "…"
 
 
-def _is_out_of_memory(problem: Exception) -> bool:
+def _is_out_of_memory(problem: BaseException) -> bool:
     # torch.OutOfMemoryError is a RuntimeError that says so, like those of cuDNN and cuBLAS.
     text = str(problem).lower()
     return isinstance(problem, MemoryError) or (

@@ -182,7 +182,8 @@ class HFEngine:
 
     def encode(self, queries: Sequence[Query]) -> dict[str, Tensor]:
         """Processor outputs for a batch, padded on the left."""
-        texts = [prompt_text(self.processor, query, self.source) for query in queries]
+        config = self.model.config
+        texts = [prompt_text(self.processor, query, self.source, config) for query in queries]
         images = [list(query.images) for query in queries]
         try:
             inputs = self.processor(

@@ -37,10 +37,14 @@ class Wanted:
 
 @dataclass(frozen=True, slots=True)
 class Data:
-    """Where to read: the files in `folder`, or rows of the hub data set `hub` beside them."""
+    """Where to read: the files in `folder`, or rows of the hub data set `hub` beside them.
+
+    upright: whether pictures are turned as their EXIF orientation says.
+    """
 
     folder: Path
     hub: str | None = None
+    upright: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +69,8 @@ class Benchmark:
     read: the questions in a folder or on the hub.
     joined_by: the tag whose questions a metric joins; "grouped" splits keep them together too.
     split: where none is asked for; the published one, or else one that shares no picture.
+    upright: whether pictures are turned as their EXIF orientation says; False where the published
+        code takes the pixels as they are stored.
     """
 
     name: str
@@ -80,6 +86,7 @@ class Benchmark:
     joined_by: str | None = None
     split: Split = "grouped"
     max_new_tokens: int = 16
+    upright: bool = True
 
     def task(self, data: Path | str | None = None, split: Split | None = None) -> Task:
         """The benchmark as a task.
@@ -124,6 +131,8 @@ class Benchmark:
         if self.hub:
             note = f" ({self.hub_note})" if self.hub_note else ""
             lines.append(f"Or from the hub: --data hf:{self.hub}{note}")
+        if not self.upright:
+            lines.append("Pictures are not turned by their EXIF orientation, as in published code.")
         return "\n".join(lines)
 
     def _place(self, data: Path | str | None) -> Data:
@@ -134,15 +143,16 @@ class Benchmark:
                 raise ConfigError(
                     f"Task {self.name!r} is not read from the hub; give the folder of its files"
                 )
-            return Data(usual or Path(self.folder), data.removeprefix(_HUB) or self.hub)
+            hub = data.removeprefix(_HUB) or self.hub
+            return Data(usual or Path(self.folder), hub, self.upright)
         if data is not None:
-            return Data(Path(data).expanduser())
+            return Data(Path(data).expanduser(), upright=self.upright)
         if usual is None:
             raise DataError(
                 f"Task {self.name!r} needs its data: give --data (data= in Python) a folder or "
                 f"hf:org/name, or set {DATA_ROOT}. {self._one_line()}"
             )
-        return Data(usual)
+        return Data(usual, upright=self.upright)
 
     def _check(self, place: Data) -> None:
         missing = [

@@ -7,6 +7,7 @@ One object per line::
 
 `image` (or `images`, a list) and `question` are required, and `answer` or `answers`. Paths are
 relative to the file and stay inside its folder. Lines without `part` belong to the test part.
+Pictures come before the question: `<image>` at its ends, once per picture, is left out.
 """
 
 from functools import partial
@@ -16,6 +17,7 @@ from adaptvis.errors import DataError, unknown_name
 from adaptvis.tasks.base import Part, Sample, Task
 from adaptvis.tasks.files import Entry, digest, read_jsonl
 from adaptvis.tasks.images import pictures_in
+from adaptvis.tasks.marks import question_text
 
 __all__ = ["custom_task"]
 
@@ -84,12 +86,13 @@ def _sample(entry: Entry, folder: Path, number: str, without: str) -> Sample:
     question = entry.texts("question")
     if len(question) != 1:
         raise DataError(f"{where}: question must be one text")
+    prompt = question_text(question[0], len(names), where)
     count = entry.fields.get("object_count")
     if count is not None and not (isinstance(count, int) and count >= 0):
         raise DataError(f"{where}: object_count must be a whole number, got {count!r}")
     return Sample(
         id=str(entry.fields.get("id", number)),
-        prompt=question[0],
+        prompt=prompt,
         images=pictures_in(folder, names, where),
         gold=gold,
         category=str(entry.fields.get("category", without)),

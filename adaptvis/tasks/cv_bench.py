@@ -104,7 +104,7 @@ def _sample(entry: Entry, images: Pictures) -> Sample:
     original = entry.fields.get("source_filename") or entry.text("filename")
     return Sample(
         id=f"cv-bench-{entry.text('type').lower()}-{entry.whole('idx')}",
-        prompt=entry.text("prompt") + OPTION_LETTER,
+        prompt=entry.question("prompt") + OPTION_LETTER,
         images=images,
         gold=(answer,),
         category=task,

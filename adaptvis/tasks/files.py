@@ -3,6 +3,7 @@
 import csv
 import hashlib
 import json
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
@@ -10,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from adaptvis.errors import DataError
+from adaptvis.tasks.marks import question_text
 
 __all__ = ["Entry", "digest", "read_csv", "read_json", "read_jsonl"]
 
@@ -39,6 +41,10 @@ class Entry:
         if not isinstance(value, str) or not value.strip():
             raise DataError(f"{self.where}: {name} must be a non-empty text, got {value!r:.60}")
         return value
+
+    def question(self, name: str, pictures: int = 1) -> str:
+        """A non-empty text to ask; see :func:`adaptvis.tasks.marks.question_text`."""
+        return question_text(self.text(name), pictures, self.where)
 
     def texts(self, name: str) -> tuple[str, ...]:
         """A non-empty text, or a non-empty list of them."""
@@ -134,9 +140,16 @@ def read_csv(path: Path, columns: Sequence[str]) -> list[Entry]:
     return entries
 
 
+_LONE_SURROGATE = re.compile(r"\\u[dD][89abAB]")
+
+
 def _parse(text: str, where: str, *, one_line: bool = False) -> Any:
     try:
-        return json.loads(text)
+        value = json.loads(text)
+        if _LONE_SURROGATE.search(text):
+            # Half a character cannot be written to any record, and no tokenizer takes it.
+            json.dumps(value, ensure_ascii=False).encode()
+        return value
     except json.JSONDecodeError as error:
         place = where if one_line else f"{where}, line {error.lineno}"
         raise DataError(f"{place}: not valid JSON ({error.msg})") from None

@@ -48,7 +48,7 @@ def gqa_metrics(answers: Sequence[Answered]) -> dict[str, float]:
 def _read(data: Data) -> Questions:
     if data.hub is not None:
         rows = read_hub(data.hub, "testdev", f"{_CONFIGURATION}_instructions")
-        return Questions(f"{rows.name} sha256:{rows.digest}", partial(_from_hub, data.hub, rows))
+        return Questions(f"{rows.name} sha256:{rows.digest}", partial(_from_hub, data, rows))
     path = data.folder / _FILE
     return Questions(f"GQA {_FILE} sha256:{digest(path)}", partial(_from_folder, data))
 
@@ -64,20 +64,22 @@ def _from_folder(data: Data) -> list[Sample]:
         if not isinstance(fields, dict):
             raise DataError(f"{where}: expected an object, got {type(fields).__name__}")
         entry = Entry(fields, where)
-        images = pictures_in(data.folder / "images", (f"{entry.text('imageId')}.jpg",), where)
+        name = f"{entry.text('imageId')}.jpg"
+        images = pictures_in(data.folder / "images", (name,), where, upright=data.upright)
         samples.append(_sample(entry, identifier, images))
     return samples
 
 
-def _from_hub(hub: str, rows: HubRows) -> list[Sample]:
-    pictures = read_hub(hub, "testdev", f"{_CONFIGURATION}_images", images=("image",))
+def _from_hub(data: Data, rows: HubRows) -> list[Sample]:
+    pictures = read_hub(str(data.hub), "testdev", f"{_CONFIGURATION}_images", images=("image",))
     positions = {entry.text("id"): index for index, entry in enumerate(pictures.entries)}
     samples = []
     for entry in rows.entries:
         image = entry.text("imageId")
         if image not in positions:
             raise DataError(f"{entry.where}: no image {image!r} in {pictures.name}")
-        samples.append(_sample(entry, entry.text("id"), pictures.images(positions[image])))
+        images = pictures.images(positions[image], upright=data.upright)
+        samples.append(_sample(entry, entry.text("id"), images))
     return samples
 
 
@@ -87,7 +89,7 @@ def _sample(entry: Entry, identifier: str, images: Pictures) -> Sample:
     structural = str(kinds.get("structural") or _UNKNOWN)
     return Sample(
         id=f"gqa-{identifier}",
-        prompt=entry.text("question") + SHORT_ANSWER,
+        prompt=entry.question("question") + SHORT_ANSWER,
         images=images,
         gold=(entry.text("answer"),),
         category=structural,
@@ -109,4 +111,5 @@ GQA = Benchmark(
     grader=grade_gqa,
     metrics=gqa_metrics,
     hub="lmms-lab/GQA",
+    upright=False,
 )

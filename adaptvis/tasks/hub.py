@@ -40,7 +40,9 @@ class HubRows:
             result.update(json.dumps(dict(entry.fields), sort_keys=True, default=str).encode())
         return result.hexdigest()[:16]
 
-    def images(self, index: int, column: str = "image") -> partial[tuple[Image.Image, ...]]:
+    def images(
+        self, index: int, column: str = "image", *, upright: bool = True
+    ) -> partial[tuple[Image.Image, ...]]:
         """What opens the picture of a row, in RGB, when it is called.
 
         It does not hold the entries: it travels to other processes with every question.
@@ -49,16 +51,18 @@ class HubRows:
             DataError: on calling, the row has no picture, or it cannot be decoded; the message
                 names the row.
         """
-        return partial(_picture, self.pictures, self.name, index, column)
+        return partial(_picture, self.pictures, self.name, index, column, upright)
 
 
-def _picture(pictures: Any, name: str, index: int, column: str) -> tuple[Image.Image, ...]:
+def _picture(
+    pictures: Any, name: str, index: int, column: str, upright: bool
+) -> tuple[Image.Image, ...]:
     where = f"The image of {name}, row {index}"
     stored = pictures[index][column]
     content = stored.get("bytes") if isinstance(stored, dict) else None
     if not content:
         raise DataError(f"{where} is not embedded in the data set; read it from a folder")
-    return (decode_image(content, where),)
+    return (decode_image(content, where, upright=upright),)
 
 
 def read_hub(

@@ -2,14 +2,16 @@
 
 import io
 import os
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
 from PIL import Image, UnidentifiedImageError
 
 from adaptvis.errors import DataError
+from adaptvis.pictures import as_rgb
 
-__all__ = ["decode_image", "inside", "open_image", "pictures_in"]
+__all__ = ["check_image", "decode_image", "inside", "open_image", "pictures_in"]
 
 
 def inside(root: Path, name: str, where: str) -> Path:
@@ -27,17 +29,31 @@ def inside(root: Path, name: str, where: str) -> Path:
     return path
 
 
-def open_image(path: Path, where: str = "") -> Image.Image:
-    """The picture in RGB.
+def open_image(path: Path, where: str = "", *, upright: bool = True) -> Image.Image:
+    """The picture in RGB; see :func:`adaptvis.pictures.as_rgb` for every other mode and depth.
+
+    Args:
+        upright: turn it as its EXIF orientation says; False takes the pixels as they are stored.
 
     Raises:
         DataError: there is no such file, it is not a picture, it is broken, or it has more pixels
             than Pillow considers safe (`PIL.Image.MAX_IMAGE_PIXELS`).
     """
-    return _decode(path, f"{where}: image {path}" if where else f"The image {path}")
+    return _read(path, _named(path, where), partial(as_rgb, upright=upright))
 
 
-def pictures_in(root: Path, names: tuple[str, ...], where: str) -> partial[tuple[Image.Image, ...]]:
+def check_image(path: Path, where: str = "") -> None:
+    """See that a picture is there and of a bounded size, without decoding its pixels.
+
+    Raises:
+        DataError: see :func:`open_image`.
+    """
+    _read(path, _named(path, where), lambda image: image)
+
+
+def pictures_in(
+    root: Path, names: tuple[str, ...], where: str, *, upright: bool = True
+) -> partial[tuple[Image.Image, ...]]:
     """What opens these pictures when it is called; nothing is opened before.
 
     Names that leave `root` by themselves are refused at once, links out of it on opening: there
@@ -52,39 +68,50 @@ def pictures_in(root: Path, names: tuple[str, ...], where: str) -> partial[tuple
             inside(root, name, where)
         elif os.path.normpath(name).split(os.sep)[0] == os.pardir:
             raise DataError(_outside(name, root, where))
-    return partial(_open_inside, root, names, where)
+    return partial(_open_inside, root, names, where, upright)
 
 
-def _open_inside(root: Path, names: tuple[str, ...], where: str) -> tuple[Image.Image, ...]:
-    return tuple(open_image(inside(root, name, where), where) for name in names)
+def _open_inside(
+    root: Path, names: tuple[str, ...], where: str, upright: bool
+) -> tuple[Image.Image, ...]:
+    return tuple(open_image(inside(root, name, where), where, upright=upright) for name in names)
 
 
 def _outside(name: str, root: Path, where: str) -> str:
     return f"{where}: image {name!r} lies outside the folder {root}"
 
 
-def decode_image(content: bytes, name: str) -> Image.Image:
-    """The picture that `content` encodes, in RGB; errors call it `name`."""
-    return _decode(io.BytesIO(content), name)
+def _named(path: Path, where: str) -> str:
+    return f"{where}: image {path}" if where else f"The image {path}"
 
 
-def _decode(source: Path | io.BytesIO, name: str) -> Image.Image:
+def decode_image(content: bytes, name: str, *, upright: bool = True) -> Image.Image:
+    """The picture that `content` encodes, as :func:`open_image`; errors call it `name`."""
+    return _read(io.BytesIO(content), name, partial(as_rgb, upright=upright))
+
+
+def _read(
+    source: Path | io.BytesIO, name: str, take: Callable[[Image.Image], Image.Image]
+) -> Image.Image:
     try:
         with Image.open(source) as image:
             limit = Image.MAX_IMAGE_PIXELS
             if limit is not None and image.width * image.height > limit:
-                raise DataError(
-                    f"{name} is too large ({image.width} x {image.height} pixels, at most {limit})"
+                raise Image.DecompressionBombError(
+                    f"{image.width} x {image.height} pixels, at most {limit}"
                 )
-            return image.convert("RGB")
-    except (DataError, MemoryError):
+            return take(image)
+    except MemoryError:
         raise
     except FileNotFoundError:
         raise DataError(f"{name} does not exist") from None
     except Image.DecompressionBombError as error:
         raise DataError(f"{name} is too large ({error})") from None
     except UnidentifiedImageError:
-        raise DataError(f"{name} cannot be read (not an image)") from None
+        raise DataError(
+            f"{name} cannot be read (not an image of a format that Pillow knows here; save it as "
+            "PNG or JPEG)"
+        ) from None
     except Exception as error:
         # Foreign bytes: each of Pillow's decoders fails in its own way, NotImplementedError (DDS)
         # and TypeError (TIFF) among them.

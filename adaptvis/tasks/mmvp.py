@@ -52,7 +52,7 @@ def _read(corrected: bool, data: Data) -> Questions:
     if data.hub is not None:
         rows = read_hub(data.hub, "train", images=("image",))
         return Questions(
-            f"{rows.name} sha256:{rows.digest}{suffix}", partial(_from_hub, rows, corrected)
+            f"{rows.name} sha256:{rows.digest}{suffix}", partial(_from_hub, data, rows, corrected)
         )
     found = digest(data.folder / "Questions.csv")
     return Questions(f"MMVP sha256:{found}{suffix}", partial(_from_folder, data, corrected))
@@ -62,13 +62,18 @@ def _from_folder(data: Data, corrected: bool) -> list[Sample]:
     samples = []
     for entry in read_csv(data.folder / "Questions.csv", _COLUMNS):
         name = f"{entry.whole('Index')}.jpg"
-        images = pictures_in(data.folder / "MMVP Images", (name,), entry.where)
+        images = pictures_in(
+            data.folder / "MMVP Images", (name,), entry.where, upright=data.upright
+        )
         samples.append(_sample(entry, images, corrected))
     return samples
 
 
-def _from_hub(rows: HubRows, corrected: bool) -> list[Sample]:
-    return [_sample(entry, rows.images(i), corrected) for i, entry in enumerate(rows.entries)]
+def _from_hub(data: Data, rows: HubRows, corrected: bool) -> list[Sample]:
+    return [
+        _sample(entry, rows.images(index, upright=data.upright), corrected)
+        for index, entry in enumerate(rows.entries)
+    ]
 
 
 def _sample(entry: Entry, images: Pictures, corrected: bool) -> Sample:
@@ -81,7 +86,7 @@ def _sample(entry: Entry, images: Pictures, corrected: bool) -> Sample:
         answer = _CORRECTIONS.get(index, answer)
     return Sample(
         id=f"mmvp-{index:03d}",
-        prompt=f"{entry.text('Question')} {entry.text('Options')}{OPTION_LETTER}",
+        prompt=f"{entry.question('Question')} {entry.question('Options', 0)}{OPTION_LETTER}",
         images=images,
         gold=(answer,),
         category="all questions",
@@ -107,6 +112,7 @@ def _benchmark(name: str, description: str, *, corrected: bool) -> Benchmark:
         hub="lmms-lab-eval/MMVP",
         hub_note="this copy has the corrected labels; MMVP/MMVP itself holds pictures only",
         joined_by="pair",
+        upright=False,
     )
 
 

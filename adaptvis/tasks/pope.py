@@ -55,7 +55,7 @@ def pope_metrics(answers: Sequence[Answered]) -> dict[str, float]:
 def _read(subset: str, data: Data) -> Questions:
     if data.hub is not None:
         rows = read_hub(data.hub, subset, "Full", images=("image",))
-        return Questions(f"{rows.name} sha256:{rows.digest}", partial(_from_hub, rows))
+        return Questions(f"{rows.name} sha256:{rows.digest}", partial(_from_hub, data, rows))
     path = data.folder / f"coco_pope_{subset}.json"
     return Questions(f"{path.name} sha256:{digest(path)}", partial(_from_folder, data, path.name))
 
@@ -64,16 +64,18 @@ def _from_folder(data: Data, name: str) -> list[Sample]:
     samples = []
     for entry in read_jsonl(data.folder / name):
         image = entry.text("image")
-        images = pictures_in(data.folder / "val2014", (image,), entry.where)
-        samples.append(_sample(entry, entry.text("text"), entry.text("label"), image, images))
+        images = pictures_in(data.folder / "val2014", (image,), entry.where, upright=data.upright)
+        samples.append(_sample(entry, entry.question("text"), entry.text("label"), image, images))
     return samples
 
 
-def _from_hub(rows: HubRows) -> list[Sample]:
-    return [
-        _sample(e, e.text("question"), e.text("answer"), e.text("image_source"), rows.images(i))
-        for i, e in enumerate(rows.entries)
-    ]
+def _from_hub(data: Data, rows: HubRows) -> list[Sample]:
+    samples = []
+    for index, entry in enumerate(rows.entries):
+        question, image = entry.question("question"), entry.text("image_source")
+        images = rows.images(index, upright=data.upright)
+        samples.append(_sample(entry, question, entry.text("answer"), image, images))
+    return samples
 
 
 def _sample(entry: Entry, question: str, label: str, image_id: str, images: Pictures) -> Sample:
@@ -106,6 +108,7 @@ def _benchmark(subset: str) -> Benchmark:
         metrics=pope_metrics,
         hub="lmms-lab/POPE",
         max_new_tokens=16,
+        upright=False,
     )
 
 

@@ -53,7 +53,7 @@ def vqav2_metrics(answers: Sequence[Answered]) -> dict[str, float]:
 def _read(data: Data) -> Questions:
     if data.hub is not None:
         rows = read_hub(data.hub, "validation", images=("image",))
-        return Questions(f"{rows.name} sha256:{rows.digest}", partial(_from_hub, rows))
+        return Questions(f"{rows.name} sha256:{rows.digest}", partial(_from_hub, data, rows))
     found = digest(data.folder / _QUESTIONS, data.folder / _ANNOTATIONS)
     return Questions(f"VQAv2 val2014 sha256:{found}", partial(_from_folder, data))
 
@@ -66,7 +66,7 @@ def _from_folder(data: Data) -> list[Sample]:
         if identifier not in annotations:
             raise DataError(f"{question.where}: question {identifier} has no annotation")
         name = f"COCO_val2014_{question.whole('image_id'):012d}.jpg"
-        images = pictures_in(data.folder / "val2014", (name,), question.where)
+        images = pictures_in(data.folder / "val2014", (name,), question.where, upright=data.upright)
         samples.append(_sample(question, annotations[identifier], images))
     return samples
 
@@ -80,15 +80,15 @@ def _entries(data: Data, name: str, key: str) -> list[Entry]:
     return [Entry(item, f"{path}, {key}[{index}]") for index, item in enumerate(items)]
 
 
-def _from_hub(rows: HubRows) -> list[Sample]:
-    return [_sample(e, e, rows.images(i)) for i, e in enumerate(rows.entries)]
+def _from_hub(data: Data, rows: HubRows) -> list[Sample]:
+    return [_sample(e, e, rows.images(i, upright=data.upright)) for i, e in enumerate(rows.entries)]
 
 
 def _sample(question: Entry, annotation: Entry, images: Pictures) -> Sample:
     kind = annotation.text("answer_type")
     return Sample(
         id=f"vqav2-{question.whole('question_id')}",
-        prompt=question.text("question") + SHORT_ANSWER,
+        prompt=question.question("question") + SHORT_ANSWER,
         images=images,
         gold=_answers(annotation),
         category=kind,
@@ -127,4 +127,5 @@ VQAV2 = Benchmark(
     grader=grade_vqav2,
     metrics=vqav2_metrics,
     hub="lmms-lab/VQAv2",
+    upright=False,
 )

@@ -70,21 +70,21 @@ def _read(resized: bool, data: Data) -> Questions:
     if data.hub is not None:
         rows = read_hub(data.hub, "test")
         source = f"{rows.name} sha256:{rows.digest}"
-        return Questions(source, partial(_samples, rows.entries, data.folder, resized))
+        return Questions(source, partial(_samples, rows.entries, data, resized))
     path = data.folder / "test.jsonl"
     source = f"VSR {path.name} sha256:{digest(path)}"
-    return Questions(source, partial(_from_folder, path, resized))
+    return Questions(source, partial(_from_folder, data, path, resized))
 
 
-def _from_folder(path: Path, resized: bool) -> list[Sample]:
-    return _samples(read_jsonl(path), path.parent, resized)
+def _from_folder(data: Data, path: Path, resized: bool) -> list[Sample]:
+    return _samples(read_jsonl(path), data, resized)
 
 
-def _samples(entries: Sequence[Entry], folder: Path, resized: bool) -> list[Sample]:
-    return [_sample(entry, index, folder, resized) for index, entry in enumerate(entries)]
+def _samples(entries: Sequence[Entry], data: Data, resized: bool) -> list[Sample]:
+    return [_sample(entry, index, data, resized) for index, entry in enumerate(entries)]
 
 
-def _sample(entry: Entry, index: int, folder: Path, resized: bool) -> Sample:
+def _sample(entry: Entry, index: int, data: Data, resized: bool) -> Sample:
     label = entry.whole("label")
     if label not in (0, 1):
         raise DataError(f"{entry.where}: label must be 0 or 1, got {label}")
@@ -92,8 +92,8 @@ def _sample(entry: Entry, index: int, folder: Path, resized: bool) -> Sample:
     match = re.search(r"\.org/(.*)", link)
     if match is None:
         raise DataError(f"{entry.where}: image_link {link!r:.80} is not a COCO address")
-    question = _INSTRUCTION + entry.text("caption")
-    pictures = pictures_in(folder, (match.group(1),), entry.where)
+    question = _INSTRUCTION + entry.question("caption")
+    pictures = pictures_in(data.folder, (match.group(1),), entry.where, upright=data.upright)
     return Sample(
         id=f"vsr-{index:04d}",
         prompt=question,
@@ -131,6 +131,7 @@ def _benchmark(name: str, description: str, *, resized: bool) -> Benchmark:
         hub_note="the hub has no images: train2017/ is needed in the folder as well",
         split="reference",
         max_new_tokens=100,
+        upright=False,
     )
 
 

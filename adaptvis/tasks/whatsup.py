@@ -22,6 +22,7 @@ from adaptvis.tasks.files import Entry, digest, read_json, read_jsonl
 from adaptvis.tasks.grading import Grade, grade, normalised_words
 from adaptvis.tasks.hub import HubRows, read_hub
 from adaptvis.tasks.images import pictures_in
+from adaptvis.tasks.marks import question_text
 
 __all__ = ["WHATSUP", "chat_question", "grade_whatsup", "pair_and_set_accuracy"]
 
@@ -100,13 +101,13 @@ def _read(subset: _Subset, data: Data) -> Questions:
     if data.hub is not None:
         rows = read_hub(data.hub, subset.published, images=("image_options",))
         source = f"{rows.name} sha256:{rows.digest}, prompts sha256:{digest(prompts)}"
-        return Questions(source, partial(_from_hub, subset, rows, prompts))
+        return Questions(source, partial(_from_hub, subset, data, rows, prompts))
     annotation = data.folder / subset.annotation
     source = f"{subset.published} sha256:{digest(annotation, prompts)}"
-    return Questions(source, partial(_from_folder, subset, data.folder, annotation, prompts))
+    return Questions(source, partial(_from_folder, subset, data, annotation, prompts))
 
 
-def _from_folder(subset: _Subset, folder: Path, annotation: Path, prompts: Path) -> list[Sample]:
+def _from_folder(subset: _Subset, data: Data, annotation: Path, prompts: Path) -> list[Sample]:
     items = read_json(annotation)
     if not isinstance(items, list):
         raise DataError(f"{annotation}: expected a list, got {type(items).__name__}")
@@ -114,17 +115,17 @@ def _from_folder(subset: _Subset, folder: Path, annotation: Path, prompts: Path)
     for index, (item, line) in enumerate(_aligned(items, prompts, annotation.name)):
         where = f"{annotation}, item {index}"
         name, tags = _controlled(item, where) if subset.controlled else _found(item, subset, where)
-        images = pictures_in(folder, (name,), where)
+        images = pictures_in(data.folder, (name,), where, upright=data.upright)
         samples.append(_sample(subset, index, line, images, name, tags))
     return samples
 
 
-def _from_hub(subset: _Subset, rows: HubRows, prompts: Path) -> list[Sample]:
+def _from_hub(subset: _Subset, data: Data, rows: HubRows, prompts: Path) -> list[Sample]:
     samples = []
     for index, (row, line) in enumerate(_aligned(rows.entries, prompts, rows.name)):
         captions = row.texts("caption_options")
         tags = _caption_tags(captions[0], row.where) if subset.controlled else {}
-        images = rows.images(index, "image_options")
+        images = rows.images(index, "image_options", upright=data.upright)
         samples.append(_sample(subset, index, line, images, f"row {index}", tags))
     return samples
 
@@ -146,7 +147,7 @@ def _sample(
     gold = line.texts("answer")
     return Sample(
         id=f"{subset.name}-{index:04d}",
-        prompt=chat_question(raw),
+        prompt=question_text(chat_question(raw), 0, line.where),
         raw_prompt=raw,
         images=images,
         gold=gold,
@@ -286,6 +287,7 @@ def _benchmark(subset: _Subset) -> Benchmark:
         joined_by="group" if subset.controlled else None,
         split="reference",
         max_new_tokens=100,
+        upright=False,
     )
 
 

@@ -13,6 +13,7 @@ from pathlib import Path
 from PIL import Image
 
 from adaptvis.errors import DataError
+from adaptvis.pictures import as_rgb
 from adaptvis.tasks.images import inside, open_image
 
 __all__ = ["MIDDLES", "MergedItem", "merge_halves", "merged_items", "side_for"]
@@ -55,7 +56,9 @@ class MergedItem:
         Raises:
             DataError: a photograph cannot be read.
         """
-        return merge_halves(open_image(self.left_file), open_image(self.right_file), side)
+        # As What'sUp's own tasks are asked: with the pixels as they are stored.
+        left, right = (open_image(f, upright=False) for f in (self.left_file, self.right_file))
+        return merge_halves(left, right, side)
 
 
 def side_for(model_type: str) -> int:
@@ -67,10 +70,11 @@ def merge_halves(left: Image.Image, right: Image.Image, side: int) -> Image.Imag
     """The left half of one picture beside the right half of another, resized to a square."""
     if side < 2:
         raise DataError(f"A merged picture needs a side of at least 2 pixels, got {side}")
-    size = left.size
-    merged = left.convert("RGB")
+    merged = as_rgb(left).copy()
+    size = merged.size
     middle = size[0] // 2
-    other = right.convert("RGB").resize(size) if right.size != size else right.convert("RGB")
+    other = as_rgb(right)
+    other = other.resize(size) if other.size != size else other
     merged.paste(other.crop((middle, 0, *size)), (middle, 0))
     return merged.resize((side, side), Image.Resampling.BICUBIC)
 

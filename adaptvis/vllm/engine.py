@@ -16,11 +16,18 @@ from safetensors import SafetensorError, safe_open
 from transformers import AutoProcessor
 from vllm.exceptions import VLLMValidationError
 from vllm.platforms import current_platform
+from vllm.v1.engine.exceptions import EngineDeadError
 from vllm.v1.engine.input_processor import InputProcessor
 
 from adaptvis.config import NormRescale, SteeringConfig
 from adaptvis.engine import Answer, Query
-from adaptvis.errors import CheckpointError, ConfigError, PromptError, UnsupportedError
+from adaptvis.errors import (
+    AdaptVisError,
+    CheckpointError,
+    ConfigError,
+    PromptError,
+    UnsupportedError,
+)
 from adaptvis.model_inputs import model_source, prompt_text
 from adaptvis.vllm.offline import Decision, decisions
 from adaptvis.vllm.parameters import FIELD, extra_args
@@ -180,12 +187,21 @@ class VLLMEngine:
         ]
         try:
             outputs = self.llm.generate(prompts, parameters, use_tqdm=False)
-        except VLLMValidationError as error:
-            kind = ConfigError if error.parameter == FIELD else PromptError
-            raise kind(str(error.args[0])) from None
-        # A missing placeholder is an assertion of vLLM's.
-        except (ValueError, AssertionError) as error:
-            raise PromptError(f"vLLM refused the batch: {error}") from None
+        except EngineDeadError:
+            raise AdaptVisError(
+                f"vLLM's engine for {self.source} has died, and no question can be asked any more; "
+                "its own messages say why; go on with --resume, with a smaller --batch-size where "
+                "memory was short"
+            ) from None
+        except BaseException as error:
+            self._forget_the_batch()
+            if isinstance(error, VLLMValidationError):
+                kind = ConfigError if error.parameter == FIELD else PromptError
+                raise kind(str(error.args[0])) from None
+            # A missing placeholder is an assertion of vLLM's.
+            if isinstance(error, ValueError | AssertionError):
+                raise PromptError(f"vLLM refused the batch: {error}") from None
+            raise
         decided = decisions(self.llm, [output.request_id for output in outputs])
         tokens = [list(output.outputs[0].token_ids) for output in outputs]
         texts = self.processor.tokenizer.batch_decode(tokens, skip_special_tokens=True)
@@ -194,14 +210,20 @@ class VLLMEngine:
             for text, output in zip(texts, outputs, strict=True)
         ]
 
+    def _forget_the_batch(self) -> None:
+        """Leave nothing of a refused batch behind that would spoil the next one.
+
+        Requests before the refused one may be waiting; and vLLM counts on its engine to hold every
+        picture that its front end has seen, which the engine never got.
+        """
+        engine = self.llm.llm_engine
+        if waiting := list(engine.output_processor.request_states):
+            engine.abort_request(waiting, internal=True)
+        self.llm.reset_mm_cache()
+
     def _prompt(self, query: Query) -> dict[str, Any]:
-        text = prompt_text(self.processor, query, self.source)
-        placeholder = getattr(self.processor, "image_token", None)
-        if placeholder and not query.images and placeholder in text:
-            raise PromptError(
-                f"A prompt has the placeholder {placeholder} and comes without an image; give one "
-                f"image per placeholder: {query.prompt[:80]!r}"
-            )
+        config = self.config.model_config.hf_config
+        text = prompt_text(self.processor, query, self.source, config)
         prompt: dict[str, Any] = {"prompt": text}
         if query.images:
             prompt["multi_modal_data"] = {"image": list(query.images)}

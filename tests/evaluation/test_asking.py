@@ -1,5 +1,6 @@
 """Failures of single questions, and batches that memory does not suffice for."""
 
+import asyncio
 import io
 from collections.abc import Sequence
 from pathlib import Path
@@ -7,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 from evaluation.scripted import METHODS, ScriptedEngine, load, plan
+from jinja2 import TemplateError
 from PIL import Image
 
 from adaptvis.config import SteeringConfig
@@ -25,7 +27,7 @@ class Limited(ScriptedEngine):
     """Memory for `most` questions; refuses the prompts named; fails with `problem` on others."""
 
     def __init__(
-        self, most: int = 1000, refused: tuple[str, ...] = (), problem: Exception | None = None
+        self, most: int = 1000, refused: tuple[str, ...] = (), problem: BaseException | None = None
     ) -> None:
         super().__init__()
         self.most, self.refused = most, refused
@@ -133,17 +135,64 @@ def test_too_many_errors_stop_the_run_and_keep_its_records(
     assert sum(bool(r.error) for r in again) == 3 * (stopped_at - 1)
 
 
-@pytest.mark.parametrize(
-    "problem", [PromptError("too long"), RuntimeError("shapes\n disagree"), IndexError("position")]
-)
-def test_only_the_refused_questions_of_a_batch_fail(tmp_path: Path, problem: Exception) -> None:
+class Panic(BaseException):
+    """As a tokenizer in Rust panics: none of Exception's."""
+
+
+FOREIGN = [
+    *(PromptError("too long"), RuntimeError("shapes\n disagree"), IndexError("position")),
+    *(StopIteration("no more images"), KeyError("image"), TypeError("not a string")),
+    *(AssertionError(), AttributeError("no width"), TemplateError("'foo' is undefined")),
+    *(NotImplementedError("no kernel"), RecursionError("too deep"), OverflowError("too large")),
+    *(UnicodeEncodeError("utf-8", "\ud800", 0, 1, "no surrogates"), Panic("index out of range")),
+    *(ZeroDivisionError("by zero"), SyntaxError("broken PNG"), ValueError("a file \udcff")),
+]
+
+
+@pytest.mark.parametrize("problem", FOREIGN, ids=lambda problem: type(problem).__name__)
+def test_only_the_refused_questions_of_a_batch_fail(tmp_path: Path, problem: BaseException) -> None:
     engine = Limited(refused=("Where is object 9?", "Where is object 12?"), problem=problem)
     records = _evaluate(tmp_path, engine)
     assert {r.id for r in records if r.error} == {"q9", "q12"}
     sentence = next(r.error for r in records if r.error)
     kind = "" if isinstance(problem, PromptError) else f"{type(problem).__name__}: "
-    assert sentence == kind + " ".join(str(problem).split())
+    text = " ".join(str(problem).replace("\udcff", "\\udcff").split()) or "no reason given"
+    assert sentence == kind + text
     assert engine.batches[:10] == [7, 7, 1, 1, 1, 1, 1, 1, 1, 7]
+    # What is recorded is not asked again.
+    again = _evaluate(tmp_path, Limited(), resume=True)
+    assert [r.to_line() for r in again] == [r.to_line() for r in records]
+
+
+@pytest.mark.parametrize("problem", FOREIGN, ids=lambda problem: type(problem).__name__)
+def test_a_picture_may_fail_in_any_way(tmp_path: Path, problem: BaseException) -> None:
+    def failing() -> tuple[Image.Image, ...]:
+        raise problem
+
+    records = _evaluate(tmp_path, ScriptedEngine(), tasks=(_task({4: failing}),))
+    assert {r.id for r in records if r.error} == {"q4"}
+
+
+@pytest.mark.parametrize("problem", [StopIteration(), TypeError("a bug of ours"), Panic("gone")])
+def test_an_error_in_every_question_ends_the_run(tmp_path: Path, problem: BaseException) -> None:
+    class Broken(Limited):
+        def answer(self, *_: object, **__: object) -> list[list[Answer]]:
+            raise problem
+
+    with pytest.raises(DataError, match=f"--max-errors .* {type(problem).__name__}: "):
+        _evaluate(tmp_path, Broken())
+    assert len(_evaluate(tmp_path, ScriptedEngine(), resume=True)) == 300
+
+
+@pytest.mark.parametrize("stop", [KeyboardInterrupt, SystemExit, asyncio.CancelledError])
+def test_an_interruption_is_nobodys_failure(tmp_path: Path, stop: type[BaseException]) -> None:
+    def interrupted() -> tuple[Image.Image, ...]:
+        raise stop
+
+    with pytest.raises(stop):
+        _evaluate(tmp_path / "asking", Limited(refused=("Where is object 9?",), problem=stop()))
+    with pytest.raises(stop):
+        _evaluate(tmp_path / "opening", ScriptedEngine(), tasks=(_task({4: interrupted}),))
 
 
 def test_what_is_wrong_with_every_question_stops_the_run_at_once(tmp_path: Path) -> None:

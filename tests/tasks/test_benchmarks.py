@@ -1,10 +1,21 @@
 """The registry of published benchmarks: missing data, where it is looked for, unknown names."""
 
+import json
 import pickle
 from pathlib import Path
 
 import pytest
-from tasks.published import write_whatsup
+from pictures_on_disk import orientation_tag
+from PIL import Image
+from tasks.published import (
+    CV_BENCH_ROWS,
+    MMVP_ROWS,
+    picture,
+    write_csv,
+    write_json,
+    write_jsonl,
+    write_whatsup,
+)
 
 from adaptvis.errors import ConfigError, DataError
 from adaptvis.tasks import TASKS, get_task
@@ -144,3 +155,71 @@ def test_what_metrics_join(tmp_path: Path) -> None:
     }
     data = write_whatsup(tmp_path, groups=1)
     assert get_task("controlled_a", data=data).joined_by == "group"
+
+
+def test_pictures_are_turned_unless_published_code_takes_them_as_they_are_stored() -> None:
+    """AdaptVis (WhatsUp, VSR), LLaVA's loader (POPE, GQA, VQAv2) and MMVP only open and convert."""
+    listed = {name: entry for name, entry in TASKS.items() if isinstance(entry, Benchmark)}
+    turned = {name for name, entry in listed.items() if entry.upright}
+    assert turned == {"cv-bench", "cv-bench-2d", "cv-bench-3d"}
+    for name, entry in listed.items():
+        said = "not turned by their EXIF orientation" in entry.instructions()
+        assert said == (name not in turned)
+
+
+def _turned(path: Path) -> None:
+    """A picture of 8 x 6 pixels, stored on its side."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.new("RGB", (6, 8), (9, 90, 200)).save(path, exif=orientation_tag(6))
+
+
+def test_each_benchmark_asks_pictures_as_its_own_code_does(tmp_path: Path) -> None:
+    root = write_whatsup(tmp_path / "controlled_a", groups=1, pictures=False)
+    for item in json.loads((root / "data/controlled_images_dataset.json").read_text()):
+        _turned(root / item["image_path"])
+    pope = {"question_id": 1, "image": "a.jpg", "text": "Is there a cup?", "label": "yes"}
+    write_jsonl(tmp_path / "pope-random/coco_pope_random.json", [pope])
+    _turned(tmp_path / "pope-random/val2014/a.jpg")
+    gqa = {"question": "Is it red?", "answer": "yes", "imageId": "7"}
+    write_json(tmp_path / "gqa/testdev_balanced_questions.json", {"1": gqa})
+    _turned(tmp_path / "gqa/images/7.jpg")
+    vqa = {"question_id": 1, "image_id": 3, "question": "What?"}
+    said = {"answer_type": "other", "question_type": "what", "multiple_choice_answer": "cup"}
+    said |= {"question_id": 1, "image_id": 3, "answers": [{"answer": "cup"}] * 10}
+    name = "v2_OpenEnded_mscoco_val2014_questions.json"
+    write_json(tmp_path / "vqav2" / name, {"questions": [vqa]})
+    write_json(tmp_path / "vqav2/v2_mscoco_val2014_annotations.json", {"annotations": [said]})
+    _turned(tmp_path / "vqav2/val2014/COCO_val2014_000000000003.jpg")
+    vsr = {"image_link": "http://x.org/train2017/1.jpg", "caption": "A cup.", "label": 1}
+    write_jsonl(tmp_path / "vsr-unresized/test.jsonl", [vsr | {"relation": "on"}])
+    _turned(tmp_path / "vsr-unresized/train2017/1.jpg")
+    write_csv(tmp_path / "mmvp/Questions.csv", MMVP_ROWS)
+    for row in MMVP_ROWS:
+        _turned(tmp_path / f"mmvp/MMVP Images/{row['Index']}.jpg")
+    write_jsonl(tmp_path / "cv-bench-2d/test_2d.jsonl", CV_BENCH_ROWS["2d"])
+    for row in CV_BENCH_ROWS["2d"]:
+        _turned(tmp_path / "cv-bench-2d" / row["filename"])
+    mine = {"image": "a.jpg", "question": "Where?", "answer": "left"}
+    write_jsonl(tmp_path / "mine.jsonl", [mine])
+    _turned(tmp_path / "a.jpg")
+    stored = ("controlled_a", "pope-random", "gqa", "vqav2", "vsr-unresized", "mmvp")
+    tasks = [get_task(name, data=tmp_path / name) for name in (*stored, "cv-bench-2d")]
+    for task in (*tasks, get_task(str(tmp_path / "mine.jsonl"))):
+        (image,) = task.load(part="all")[0].query().images
+        assert image.size == ((6, 8) if task.name in stored else (8, 6)), task.name
+        assert 0x0112 not in image.getexif(), task.name
+
+
+def test_a_mark_in_a_published_question_is_named(tmp_path: Path) -> None:
+    texts = ("<image>\nIs there a cup?", "Is <image> a cup?")
+    rows = [
+        {"question_id": number, "image": "a.jpg", "text": text, "label": "yes"}
+        for number, text in enumerate(texts)
+    ]
+    picture(tmp_path / "val2014/a.jpg")
+    write_jsonl(tmp_path / "coco_pope_random.json", rows[:1])
+    (sample,) = get_task("pope-random", data=tmp_path).load(part="all")
+    assert sample.prompt.startswith("Is there a cup?")
+    write_jsonl(tmp_path / "coco_pope_random.json", rows)
+    with pytest.raises(DataError, match=r"coco_pope_random\.json, line 2: .*holds <image>"):
+        get_task("pope-random", data=tmp_path).load(part="all")

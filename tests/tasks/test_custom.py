@@ -130,3 +130,59 @@ def test_two_lines_with_one_id(tmp_path: Path) -> None:
     path = write(tmp_path / "d", {**GOOD, "id": "a"}, {**GOOD, "id": "a"})
     with pytest.raises(DataError, match="2 questions with the id 'a'"):
         get_task(path).load()
+
+
+@pytest.mark.parametrize(
+    ("question", "asked"),
+    [
+        ("<image>\nWhere is the cup?", "Where is the cup?"),
+        ("Where is the cup?\n<image>", "Where is the cup?"),
+        ("  <image> Where is  the cup? ", "Where is  the cup? "),
+        (" Where is the image?\n", " Where is the image?\n"),
+        ("Is <img> or <image 1> a mark?", "Is <img> or <image 1> a mark?"),
+    ],
+)
+def test_the_mark_of_llavas_files_is_left_out(tmp_path: Path, question: str, asked: str) -> None:
+    (sample,) = get_task(write(tmp_path / "d", {**GOOD, "question": question})).load()
+    assert sample.prompt == asked
+
+
+def test_there_is_one_mark_for_each_picture(tmp_path: Path) -> None:
+    two = {"images": ["red.png", "red.png"], "answer": "left"}
+    path = write(tmp_path / "d", two | {"question": "<image>\n<image>\nWhich is red?<image>"})
+    with pytest.raises(DataError, match=r"line 1: .* <image> \(3 such marks, 2 pictures\)"):
+        get_task(path).load()
+    for question in (
+        "<image>\n<image>\nWhich?",
+        "<image>\nWhich?\n<image>",
+        "Which? <image><image>",
+    ):
+        (sample,) = get_task(write(tmp_path / "d", two | {"question": question})).load()
+        assert sample.prompt == "Which?"
+
+
+@pytest.mark.parametrize(
+    "question",
+    [
+        *("<image>\n<image>\nWhere?", "Is the cup in <image> red?", "<image>", "<video>\nWhere?"),
+        *("<image>\nWhat is <image>?", "<|vision_start|><|image_pad|><|vision_end|>Where?"),
+        *("<image_soft_token>Where?", "<start_of_image> Where?", "<IMG_CONTEXT>\nWhere?"),
+    ],
+)
+def test_any_other_mark_is_refused_with_file_and_line(tmp_path: Path, question: str) -> None:
+    path = write(tmp_path / "d", GOOD, {**GOOD, "question": question})
+    with pytest.raises(DataError) as caught:
+        get_task(path).load()
+    assert_names_line_2(caught.value, path, "the question holds <")
+
+
+@pytest.mark.parametrize("field", ["question", "answer", "category", "id"])
+def test_half_a_character_is_refused_before_it_spoils_the_records(
+    tmp_path: Path, field: str
+) -> None:
+    path = write(tmp_path / "d", GOOD, json.dumps({**GOOD, field: "a \ud83d b"}))
+    with pytest.raises(DataError) as caught:
+        get_task(path).load()
+    assert_names_line_2(caught.value, path, "surrogates not allowed")
+    whole = json.dumps({**GOOD, "question": "a \U0001f600 b"})
+    assert get_task(write(tmp_path / "d", whole)).load()[0].prompt == "a \U0001f600 b"

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from pictures_on_disk import encoded, orientation_tag
 from PIL import Image
 from tasks.published import CV_BENCH_ROWS, MMVP_ROWS, write_jsonl, write_whatsup
 
@@ -80,6 +81,18 @@ def test_pope(tmp_path: Path) -> None:
     assert "sha256:" in task.source
     with pytest.raises(DataError, match="split random"):
         get_task("pope-random", data=hub)
+
+
+def test_pictures_of_the_hub_are_turned_as_those_of_the_folder(tmp_path: Path) -> None:
+    stored = encoded(Image.new("RGB", (6, 8)), "PNG", exif=orientation_tag(6))
+    entry = {"question_id": "1", "question": "Is there a dog?", "answer": "yes"}
+    entry |= {"image_source": "a", "image": {"bytes": stored, "path": None}}
+    table = datasets.Dataset.from_list([entry]).cast_column("image", datasets.Image())
+    hub = repository(tmp_path / "POPE", {("Full", "random"): table})
+    # As published, and as any other data set: the library itself would turn it, too.
+    assert get_task("pope-random", data=hub).load(part="all")[0].images()[0].size == (6, 8)
+    read = read_hub(hub.removeprefix("hf:"), "random", "Full", images=("image",))
+    assert read.images(0)()[0].size == table[0]["image"].size == (8, 6)
 
 
 def test_a_question_travels_without_the_whole_data_set(tmp_path: Path) -> None:

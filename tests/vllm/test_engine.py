@@ -4,13 +4,18 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
+from pictures_on_disk import encoded, orientation_tag
+from PIL import Image
+from vllm.v1.engine.input_processor import InputProcessor
 
 from adaptvis import AdaptVis, NormRescale, ScalingVis
 from adaptvis.engine import Answer, Engine, Query
 from adaptvis.errors import CheckpointError, ConfigError, PromptError, UnsupportedError
 from adaptvis.hf.engine import HFEngine
 from adaptvis.tasks import get_task
+from adaptvis.tasks.images import decode_image
 from adaptvis.vllm.engine import VLLMEngine
 from adaptvis.vllm.plugin import DISABLE
 
@@ -73,6 +78,82 @@ def test_one_query_at_a_time_answers_as_all_at_once(engine, queries):
     for index, query in enumerate(few):
         alone = engine.answer([query], CONFIGS, max_new_tokens=2)
         assert [own[0].text for own in alone] == [own[index].text for own in together]
+
+
+def noise(seed: int) -> Image.Image:
+    pixels = np.random.default_rng(seed).integers(0, 255, (40, 56, 3), dtype=np.uint8)
+    return Image.fromarray(pixels)
+
+
+QUESTION = "where is the red circle"
+
+
+@pytest.mark.parametrize("wrong", ["no placeholder", "too long"])
+def test_a_refused_question_leaves_its_picture_and_its_neighbours_alone(engine, wrong):
+    """vLLM counts on its engine to hold each picture that its front end has processed."""
+    for seed in (0, 1):
+        shown, other = noise(seed), noise(seed + 10)
+        bad = Query(QUESTION, (shown,), raw=True)
+        if wrong == "too long":
+            bad = Query("left right " * 5000, (shown,))
+        good = [Query(QUESTION, (shown,)), Query(QUESTION, (other,))]
+        expected = None
+        for _ in range(2):
+            with pytest.raises(PromptError):
+                engine.answer([good[1], bad, good[0]], [None, ScalingVis(alpha=2.0)])
+            assert not engine.llm.llm_engine.has_unfinished_requests()
+            found = engine.answer(good, [None, ScalingVis(alpha=2.0)], max_new_tokens=2)
+            assert expected in (None, found)
+            expected = found
+
+
+def test_what_fails_in_any_way_leaves_no_request_behind(engine, monkeypatch):
+    class Panic(BaseException):
+        """As a tokenizer in Rust panics."""
+
+    process, calls = InputProcessor.process_inputs, []
+
+    def failing(self, *arguments, **options):
+        calls.append(1)
+        if len(calls) == 2:
+            raise Panic("index out of range")
+        return process(self, *arguments, **options)
+
+    queries = [Query(QUESTION, (noise(seed),)) for seed in (20, 21)]
+    with monkeypatch.context() as patched:
+        patched.setattr(InputProcessor, "process_inputs", failing)
+        with pytest.raises(Panic):
+            engine.answer(queries, [None])
+    assert not engine.llm.llm_engine.has_unfinished_requests()
+    together = engine.answer(queries, [None], max_new_tokens=2)[0]
+    alone = [engine.answer([query], [None], max_new_tokens=2)[0][0] for query in queries]
+    assert [answer.text for answer in together] == [answer.text for answer in alone]
+
+
+def test_no_text_of_a_question_becomes_a_picture(engine):
+    for images in ((), (noise(0),)):
+        with pytest.raises(PromptError, match=r"holds <image>, which .* takes for a picture"):
+            engine.answer([Query("what is <image>", images)], [None])
+    with pytest.raises(PromptError, match="has 2 times the placeholder <image> and comes with 1"):
+        engine.answer([Query("<image> what <image>", (noise(0),), raw=True)], [None])
+
+
+def test_both_engines_see_the_same_picture_in_every_mode(engine, reference):
+    shown = noise(3)
+    turned = shown.transpose(Image.Transpose.ROTATE_90)
+    turned.info["exif"] = orientation_tag(6)
+    as_stored = decode_image(encoded(turned, "PNG"), "x", upright=False)
+    veiled = Image.merge("RGBA", [*shown.split(), shown.getchannel("R")])
+    deep = Image.fromarray(np.asarray(shown.convert("L")).astype(np.uint16) * 257)
+    modes = [turned, as_stored, veiled, deep, shown.convert("CMYK"), shown.convert("P")]
+    queries = [Query(QUESTION, (picture,)) for picture in [shown, *modes]]
+    found = engine.answer(queries, [None], max_new_tokens=2)[0]
+    expected = reference.answer(queries, [None], max_new_tokens=2)[0]
+    for own, theirs in zip(found, expected, strict=True):
+        assert own.text == theirs.text
+        assert own.confidence == pytest.approx(theirs.confidence, abs=1e-4)
+    assert found[1].confidence == pytest.approx(found[0].confidence, abs=1e-6)
+    assert found[2].confidence != pytest.approx(found[0].confidence, abs=1e-6)
 
 
 def test_a_configuration_given_twice_is_asked_once_and_answered_twice(engine, queries):

@@ -81,13 +81,16 @@ class Asked:
             AdaptVisError: an option is wrong, or the model or the task cannot be loaded.
         """
         from adaptvis.cli.models import check_engine, resolve_model
-        from adaptvis.diagnostics.prefill import fitting_batch
+        from adaptvis.diagnostics.prefill import askable, fitting_batch
 
         check_engine("hf", self.dtype)
         check_numbers(self.seed, self.batch_size)
         config = steering(self.model, preset=self.preset, method=self.method)
         task = task_of(self.task, self.data)
-        samples = questions(task, part=self.part, limit=self.limit)
+        drawn = questions(task, part=self.part, limit=self.limit)
+        folder = result_folder(self.output, *instruments)
+        engine = load(self.model, dtype=self.dtype, trust_remote_code=self.trust_remote_code)
+        samples = askable(engine, drawn)
         settings = {
             "model": resolve_model(self.model).name,
             "task": task.name,
@@ -97,8 +100,6 @@ class Asked:
             "seed": self.seed,
             "steering": None if config is None else config.to_dict(),
         }
-        folder = result_folder(self.output, *instruments)
-        engine = load(self.model, dtype=self.dtype, trust_remote_code=self.trust_remote_code)
         size = self.batch_size or fitting_batch(engine)
         return Work(engine, task, samples, config, size, folder, settings)
 

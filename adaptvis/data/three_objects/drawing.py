@@ -8,6 +8,7 @@ from PIL import Image, ImageDraw
 
 from adaptvis.data.scenes import BACKGROUND, COLORS
 from adaptvis.data.three_objects.layout import Axis, Layout
+from adaptvis.pictures import as_rgb
 
 __all__ = ["OBJECTS", "SHAPES", "SQUARES", "blank", "draw_pictures", "paste"]
 
@@ -139,6 +140,6 @@ def paste(
     side = layout.size * layout.cell
     for name, slot in zip(names, layout.slots(axis), strict=True):
         if name is not None:
-            picture = pictures[name].convert("RGB").resize((side, side))
+            picture = as_rgb(pictures[name]).resize((side, side))
             scene.paste(picture, (slot.left * layout.cell, slot.top * layout.cell))
     return scene

@@ -162,7 +162,7 @@ def measure_attention_maps(
             ImageMap(
                 id=sample.id,
                 prompt=sample.prompt,
-                picture=query.images[0].convert("RGB"),
+                picture=query.images[0],
                 boxes=boxes[image == 0],
                 asked=sample.asked_boxes,
                 maps=maps,

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from adaptvis.config import SteeringConfig
-from adaptvis.diagnostics.prefill import fitting_batch, silent
+from adaptvis.diagnostics.prefill import askable, fitting_batch, silent
 from adaptvis.diagnostics.report.instruments import INSTRUMENTS, Instrument, Subject
 from adaptvis.diagnostics.results import Result, write_result
 from adaptvis.errors import AdaptVisError, OutputError
@@ -78,7 +78,7 @@ def examine(
 
     Raises:
         OutputError: the folder cannot be written.
-        ConfigError, DataError: the task has no such questions.
+        ConfigError, DataError: the task has no such questions, or too many that cannot be asked.
     """
     instruments = with_needed(instruments)
     counts = {
@@ -98,6 +98,7 @@ def examine(
         raise OutputError(
             f"Cannot write the results into {folder}: {error.strerror}; give another folder"
         ) from None
+    drawn = {count: askable(engine, samples) for count, samples in drawn.items()}
     outcomes = [] if outcomes is None else outcomes
     earlier: dict[str, Result] = {}
     for instrument in instruments:

@@ -6,8 +6,8 @@ from collections.abc import Callable, Sequence
 
 from PIL import Image
 
-from adaptvis.errors import AdaptVisError
 from adaptvis.evaluation.records import Record
+from adaptvis.pictures import as_rgb
 
 __all__ = ["LONGEST_SIDE", "OpenPictures", "Pictures", "data_uri"]
 
@@ -20,7 +20,7 @@ OpenPictures = Callable[[Record], Sequence[Image.Image]]
 
 def data_uri(image: Image.Image, longest: int = LONGEST_SIDE) -> str:
     """PNG or JPEG, whichever is smaller, as a `data:` URI."""
-    picture = image.convert("RGB")
+    picture = as_rgb(image).copy()
     picture.thumbnail((longest, longest), Image.Resampling.LANCZOS)
     encoded = {}
     for kind, options in (("png", {"optimize": True}), ("jpeg", {"quality": 80})):
@@ -48,7 +48,7 @@ class Pictures:
             return [], "The picture is not shown: the task was not at hand to reopen it."
         try:
             images = self._open(record)
-        except (AdaptVisError, OSError, ValueError) as error:
+        except Exception as error:
             return [], f"The picture cannot be reopened: {error}"
         return [self._position(data_uri(image)) for image in images], ""
 

@@ -14,7 +14,7 @@ from evaluation.scripted import ScriptedEngine, load, plan
 from adaptvis.config import SteeringConfig
 from adaptvis.engine import Answer, Query
 from adaptvis.errors import AdaptVisError, ConfigError
-from adaptvis.evaluation import evaluate
+from adaptvis.evaluation import evaluate, read_records
 from adaptvis.evaluation.asking import Request
 from adaptvis.evaluation.executors.ray import RayExecutor
 
@@ -39,6 +39,28 @@ class Killing(ScriptedEngine):
         if died < self.deaths and any(q.prompt == "Where is object 40?" for q in queries):
             (self.folder / str(os.getpid())).touch()
             os.kill(os.getpid(), signal.SIGKILL)
+        return super().answer(queries, configs, max_new_tokens=max_new_tokens)
+
+
+class Panic(BaseException):
+    """As a tokenizer in Rust panics."""
+
+
+class Failing(ScriptedEngine):
+    """Fails at two questions in ways that no code of ours does."""
+
+    def answer(
+        self,
+        queries: Sequence[Query],
+        configs: Sequence[SteeringConfig | None],
+        *,
+        max_new_tokens: int = 16,
+    ) -> list[list[Answer]]:
+        for query in queries:
+            if query.prompt == "Where is object 9?":
+                raise StopIteration
+            if query.prompt == "Where is object 12?":
+                raise Panic("index out of range")
         return super().answer(queries, configs, max_new_tokens=max_new_tokens)
 
 
@@ -80,6 +102,17 @@ def test_two_workers_write_the_records_of_a_local_run(whole: bytes, tmp_path: Pa
     assert run.engines["two"]["executor"] == "ray"
     assert run.engines["two"]["workers"] == "2"
     assert run.engines["two"]["ray"] == ray.__version__
+
+
+@pytest.mark.usefixtures("cluster")
+def test_one_question_that_fails_in_any_way_is_its_own_record(tmp_path: Path) -> None:
+    executor = RayExecutor(workers=2)
+    evaluate(plan(), lambda m: Failing(), tmp_path / "run", executor=executor)
+    evaluate(plan(), lambda m: Failing(), tmp_path / "local")
+    written = (tmp_path / "run" / "records.jsonl").read_bytes()
+    assert written == (tmp_path / "local" / "records.jsonl").read_bytes()
+    failed = {r.id: r.error for r in read_records(tmp_path / "run" / "records.jsonl") if r.error}
+    assert failed == {"q9": "StopIteration: no reason given", "q12": "Panic: index out of range"}
 
 
 @pytest.mark.usefixtures("cluster")

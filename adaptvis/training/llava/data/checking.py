@@ -4,10 +4,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from PIL import Image
-
-from adaptvis.errors import AdaptVisError, DataError
-from adaptvis.tasks.images import open_image
+from adaptvis.errors import AdaptVisError
+from adaptvis.tasks.images import check_image, open_image
 from adaptvis.training.llava.data.conversations import Conversation
 from adaptvis.training.llava.data.dataset import ConversationDataset
 from adaptvis.training.llava.data.tokens import IGNORED
@@ -52,7 +50,7 @@ def check(
                 dataset.image_paths(conversation.images, where) if conversation.images else ()
             ):
                 if path not in seen:
-                    _check_image(path, where, decode)
+                    (open_image if decode else check_image)(path, where)
                     seen.add(path)
             if _may_fail(dataset, conversation):
                 tokens = dataset.tokens(conversation, where)
@@ -85,17 +83,3 @@ def _may_fail(dataset: ConversationDataset, conversation: Conversation) -> bool:
     # A token holds at least one byte; 32 are for what a template writes around a turn.
     most = sum(len(turn.text.encode()) + 32 for turn in conversation.turns)
     return most + len(conversation.images) * dataset.image_tokens.count > dataset.max_length
-
-
-def _check_image(path: Path, where: str, decode: bool) -> None:
-    if decode:
-        open_image(path, where)
-        return
-    try:
-        with Image.open(path):
-            return
-    except FileNotFoundError:
-        raise DataError(f"{where}: image {path} does not exist") from None
-    except Exception:
-        # The full reading says why, in one sentence; Pillow's decoders fail in many ways.
-        open_image(path, where)

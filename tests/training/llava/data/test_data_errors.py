@@ -1,5 +1,6 @@
 """Bad samples: one sentence with file, index and id; `check` finds them before training."""
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ from training.llava.data.conftest import turns
 
 from adaptvis.errors import AdaptVisWarning, ConfigError, DataError
 from adaptvis.training.llava.data import ConversationDataset, check
+from adaptvis.training.llava.data.conversations import parse_conversation
 
 Load = Callable[..., ConversationDataset]
 GOOD = {"id": "good", "image": "a.png", "conversations": turns("<image>\nIs it?", "yes")}
@@ -32,7 +34,7 @@ BAD = [
     ({"image": 3}, "'image' must be a file name or a list of them, got 3"),
     ({"image": [""]}, "'image' must be a file name or a list of them"),
     ({"image": "none.png"}, "none.png does not exist"),
-    ({"image": "data.json"}, "data.json cannot be read (not an image)"),
+    ({"image": "data.json"}, "data.json cannot be read (not an image"),
     ({"image": "../a.png"}, "image '../a.png' lies outside the folder"),
     ({"image": "/etc/passwd"}, "image '/etc/passwd' lies outside the folder"),
     ({"image": "link.png"}, "image 'link.png' lies outside the folder"),
@@ -53,6 +55,12 @@ def test_bad_sample_is_named(
     assert message in text
     assert "\n" not in text
     assert [(p.index, p.message, p.fatal) for p in check(dataset)] == [(1, text, True)]
+
+
+def test_half_a_character_is_named() -> None:
+    sample = json.loads(json.dumps(GOOD | {"conversations": turns("<image> x", "a \ud83d")}))
+    with pytest.raises(DataError, match=r"q, sample 3: turn 1 is no valid text \(surrogates"):
+        parse_conversation(sample, "q, sample 3")
 
 
 def test_sample_that_is_no_object_is_named(load: Load) -> None:
