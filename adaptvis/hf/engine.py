@@ -293,6 +293,6 @@ def _constant(config: SteeringConfig | None) -> SteeringConfig | None:
     if not isinstance(config, AdaptVis) or config.alpha_low != config.alpha_high:
         return config
     where = config.to_dict()
-    for name in ("method", "alpha_low", "alpha_high", "threshold"):
-        where.pop(name)
+    for name in ("method", "alpha_low", "alpha_high", "threshold", "compared"):
+        where.pop(name, None)
     return ScalingVis(alpha=config.alpha_low, **where)

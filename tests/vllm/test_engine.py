@@ -23,6 +23,8 @@ CONFIGS = [
     ScalingVis(alpha=1.0),
     AdaptVis(alpha_low=2.5, alpha_high=0.7, threshold=0.7),
     AdaptVis(alpha_low=0.5, alpha_high=1.0, threshold=0.7),
+    AdaptVis(alpha_low=2.5, alpha_high=0.7, threshold=0.7, compared="rounded_confidence"),
+    AdaptVis(alpha_low=2.5, alpha_high=0.7, threshold=0.7, compared="rounded_logit"),
 ]
 
 
@@ -65,6 +67,8 @@ def test_answers_and_decisions_are_those_of_the_transformers_engine(engine, refe
             assert answer.reason == other.reason or not query.images
     assert any(a.text != b.text for a, b in zip(found[0], found[1], strict=True))
     assert sorted({answer.alpha for answer in found[5]}) == pytest.approx([0.7, 1.0, 2.5])
+    # No largest logit lies below the threshold: what the authors' code does on VSR.
+    assert sorted({answer.alpha for answer in found[8]}) == pytest.approx([0.7, 1.0])
 
 
 def test_one_query_at_a_time_answers_as_all_at_once(engine, queries):
