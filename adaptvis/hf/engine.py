@@ -16,7 +16,7 @@ import torch
 import transformers
 from safetensors import SafetensorError
 from torch import Tensor
-from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor, DynamicCache
+from transformers import AutoConfig, AutoModelForImageTextToText, DynamicCache
 
 from adaptvis.config import TOKEN_METHODS, AdaptVis, ScalingVis, SteeringConfig
 from adaptvis.engine import Answer, Query
@@ -30,7 +30,13 @@ from adaptvis.errors import (
 from adaptvis.hf.cache import recording_past, sequence_length
 from adaptvis.hf.families import family_for
 from adaptvis.hf.patch import steer
-from adaptvis.model_inputs import model_source, prompt_text
+from adaptvis.model_inputs import (
+    ImageBackend,
+    describe_processor,
+    load_processor,
+    model_source,
+    prompt_text,
+)
 from adaptvis.steering.policy import confidence_of
 from adaptvis.steering.spans import steered_rows
 
@@ -61,6 +67,7 @@ class HFEngine:
         dtype: str = "auto",
         device: str | None = None,
         attn_implementation: str | None = None,
+        image_backend: ImageBackend = "pil",
         trust_remote_code: bool = False,
     ) -> HFEngine:
         """Load a local directory or a hub id.
@@ -68,6 +75,7 @@ class HFEngine:
         Args:
             dtype: auto (as stored; float32 on a CPU), float32, bfloat16 or float16.
             device: default is CUDA where there is one, else the CPU.
+            image_backend: pil, or torchvision, which is faster and gives slightly other pixels.
 
         Raises:
             CheckpointError: nothing loadable is there.
@@ -84,7 +92,9 @@ class HFEngine:
         source = model_source(str(model))
         try:
             family_for(AutoConfig.from_pretrained(source, trust_remote_code=trust_remote_code))
-            processor = AutoProcessor.from_pretrained(source, trust_remote_code=trust_remote_code)
+            processor = load_processor(
+                source, trust_remote_code=trust_remote_code, image_backend=image_backend
+            )
             loaded = AutoModelForImageTextToText.from_pretrained(
                 source,
                 dtype=dtype,
@@ -105,7 +115,7 @@ class HFEngine:
         return cls(model_on_device.to(device), processor, source)
 
     def describe(self) -> dict[str, str]:
-        """Model, dtype, device, attention and library versions."""
+        """Model, dtype, device, attention, image processor and library versions."""
         return {
             "engine": self.name,
             "model": self.source,
@@ -113,6 +123,7 @@ class HFEngine:
             "dtype": str(self.model.dtype).removeprefix("torch."),
             "device": str(self.model.device),
             "attention": str(self.family.decoder_of(self.model).config._attn_implementation),
+            **describe_processor(self.processor),
             "torch": torch.__version__,
             "transformers": transformers.__version__,
         }
