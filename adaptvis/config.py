@@ -34,6 +34,7 @@ __all__ = [
     "AdaptVis",
     "Amplify",
     "AttentionSteering",
+    "Compared",
     "NormRescale",
     "Region",
     "Rows",
@@ -51,6 +52,7 @@ _SHA256 = re.compile(r"[0-9a-f]{64}")
 _PROBLEMS_NAMED = 3
 
 Rows = Literal["last_prompt_token", "generated", "text_after_image"]
+Compared = Literal["rounded_confidence", "rounded_logit"]
 
 
 class _Value(BaseModel):
@@ -195,12 +197,19 @@ class AdaptVis(AttentionSteering):
     from raw logits. ``alpha = alpha_low if confidence < threshold else alpha_high``. The defaults
     are the published ones for LLaVA-1.5 on Controlled_A. alpha_low > alpha_high is allowed: some
     models gain by sharpening when unsure.
+
+    compared: what is held against the threshold instead, to follow the authors' code.
+        ``"rounded_confidence"``: the confidence rounded to two decimals (0.396 is 0.4, so not below
+        0.4), as on all their tasks but VSR. ``"rounded_logit"``: the largest raw logit, rounded
+        alike, as on VSR: practically always above the threshold, which takes alpha_high. Decisions
+        report the confidence all the same.
     """
 
     method: Literal["adaptvis"] = "adaptvis"
     alpha_low: float = 0.5
     alpha_high: float = 1.5
     threshold: float = 0.4
+    compared: Compared | None = None
 
     @field_validator("alpha_low", "alpha_high")
     @classmethod

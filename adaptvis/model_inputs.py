@@ -1,15 +1,26 @@
-"""What every engine does before it differs: finding a model, and a query's text for it."""
+"""What every engine does before it differs: a model's place, its processor, a query's text."""
 
 from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
+
+from transformers import AutoImageProcessor, AutoProcessor
 
 from adaptvis.engine import Query
-from adaptvis.errors import CheckpointError, PromptError
+from adaptvis.errors import CheckpointError, ConfigError, PromptError
 
-__all__ = ["model_source", "prompt_text"]
+__all__ = [
+    "ImageBackend",
+    "describe_processor",
+    "load_processor",
+    "model_source",
+    "prompt_text",
+]
+
+ImageBackend = Literal["pil", "torchvision"]
+"""What resizes and cuts pictures; transformers has most of its image processors in both kinds."""
 
 # Attributes that hold what stands for a picture: text of a processor, a token's id of a model.
 _MARK = r"[a-z_]*(?:image|img|video|audio|vision|boi|eoi|boa|eoa)[a-z_]*_(?:token|tag)"
@@ -33,6 +44,46 @@ def model_source(model: str) -> str:
             "is expected"
         )
     return str(path.expanduser())
+
+
+def load_processor(
+    source: str | Path, *, trust_remote_code: bool = False, image_backend: ImageBackend = "pil"
+) -> Any:
+    """A model's processor, with the same pixels in every environment.
+
+    By itself transformers takes torchvision where that can be imported and Pillow elsewhere, and
+    the same model's logits then differ by about 1e-2. A processor that comes in one kind only is
+    left as it is.
+
+    Raises:
+        ConfigError: torchvision was asked for, and the processor is not to be had with it.
+    """
+    processor = AutoProcessor.from_pretrained(source, trust_remote_code=trust_remote_code)
+    own = getattr(processor, "image_processor", None)
+    if own is None or getattr(own, "backend", None) in (None, image_backend):
+        return processor
+    other = AutoImageProcessor.from_pretrained(
+        source, backend=image_backend, trust_remote_code=trust_remote_code
+    )
+    if getattr(other, "backend", None) == image_backend:
+        processor.image_processor = other
+    elif image_backend == "torchvision":
+        raise ConfigError(
+            f"The image processor of {source} cannot use torchvision here; install torchvision, or "
+            "leave image_backend out"
+        )
+    return processor
+
+
+def describe_processor(processor: Any) -> dict[str, str]:
+    """The class and the backend of the image processor that runs."""
+    own = getattr(processor, "image_processor", None)
+    if own is None:
+        return {}
+    return {
+        "image_processor": type(own).__name__,
+        "image_backend": str(getattr(own, "backend", "unknown")),
+    }
 
 
 def prompt_text(processor: Any, query: Query, source: str, config: Any = None) -> str:

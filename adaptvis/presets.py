@@ -2,6 +2,11 @@
 
 The published values are LLaVA-1.5's (AdaptVis, ``run.sh`` and project page). They are starting
 points, not recommendations for other models: tune on validation data.
+
+The authors' code does not act on its thresholds as the paper says: it rounds the confidence to two
+decimals first, and on VSR it compares the largest logit, which practically always takes the larger
+coefficient. ``adaptvis-TASK`` has the paper's rule with the published numbers, and
+``adaptvis-TASK-reference`` the code's.
 """
 
 from __future__ import annotations
@@ -20,6 +25,7 @@ __all__ = [
     "find_config",
     "load_model_presets",
     "preset",
+    "rule_of_the_code",
 ]
 
 MODEL_PRESETS_FILE = "adaptvis.json"
@@ -45,17 +51,33 @@ _ADAPTVIS = {
     "vsr": (0.5, 1.2, 0.64),
 }
 
+_REFERENCE = "-reference"
+
 PRESETS: dict[str, SteeringConfig] = {
     **{f"scalingvis-{task}": ScalingVis(alpha=alpha) for task, alpha in _SCALING_ALPHA.items()},
     **{
         f"adaptvis-{task}": AdaptVis(alpha_low=low, alpha_high=high, threshold=threshold)
         for task, (low, high, threshold) in _ADAPTVIS.items()
     },
+    **{
+        f"adaptvis-{task}{_REFERENCE}": AdaptVis(
+            alpha_low=low,
+            alpha_high=high,
+            threshold=threshold,
+            compared="rounded_logit" if task == "vsr" else "rounded_confidence",
+        )
+        for task, (low, high, threshold) in _ADAPTVIS.items()
+    },
 }
+"""Settings by name; those that end in ``-reference`` act as the authors' code does."""
 
 
 def preset(name: str) -> SteeringConfig:
     """The published setting of that name, for example ``"adaptvis-controlled_a"``.
+
+    That one has the published numbers under the paper's rule. The authors' code rounds the
+    confidence to two decimals before it compares, and on VSR compares a raw logit with 0.64, which
+    nearly always takes alpha_high: ``"adaptvis-controlled_a-reference"`` does as it does.
 
     Raises:
         ConfigError: no preset has that name; the message lists them.
@@ -63,6 +85,23 @@ def preset(name: str) -> SteeringConfig:
     if name not in PRESETS:
         raise ConfigError(unknown_name("preset", name, PRESETS))
     return PRESETS[name]
+
+
+def rule_of_the_code(name: str) -> str:
+    """How the authors' code departs from the preset of that name; empty where it does not."""
+    reference = PRESETS.get(name + _REFERENCE)
+    if not isinstance(reference, AdaptVis):
+        return ""
+    if reference.compared == "rounded_logit":
+        does = (
+            "compares the largest raw logit, so that it nearly always takes the larger coefficient"
+        )
+    else:
+        does = "rounds the confidence to two decimals before it compares"
+    return (
+        f"{name} has the published numbers under the paper's rule; the authors' code {does}: "
+        f"{name}{_REFERENCE} does the same"
+    )
 
 
 def file_of(text: str) -> tuple[Path, str | None] | None:

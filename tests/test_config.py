@@ -44,6 +44,7 @@ configs = st.one_of(
         alpha_low=coefficients,
         alpha_high=coefficients,
         threshold=st.floats(0, 1),
+        compared=st.sampled_from([None, "rounded_confidence", "rounded_logit"]),
         regions=st.none() | st.lists(regions, min_size=1, max_size=3).map(tuple),
         **where,
     ),
@@ -111,6 +112,7 @@ def test_low_may_exceed_high_and_zero_flattens():
         (lambda: AdaptVis(threshold=1.5), "threshold is a probability between 0 and 1, got 1.5"),
         (lambda: AdaptVis(threshold=math.nan), "threshold is a probability"),
         (lambda: AdaptVis(beta=1), "beta: is not a parameter"),
+        (lambda: AdaptVis(compared="logit"), "compared: .*rounded_logit"),
         (lambda: ScalingVis(alpha=1, rows="all"), "rows: .*got 'all'"),
         (lambda: ScalingVis(alpha=1, layers=[]), "layers: an empty selection"),
         (lambda: ScalingVis(alpha=1, layers=[-1]), "layers: indices count from 0"),
@@ -152,7 +154,22 @@ def test_published_presets_are_the_published_numbers():
     assert preset("adaptvis-controlled_b") == AdaptVis(threshold=0.35)
     assert preset("adaptvis-vg_two") == AdaptVis(alpha_high=2.0, threshold=0.2)
     assert preset("scalingvis-vsr") == ScalingVis(alpha=0.5)
-    assert len(PRESETS) == 14
+    assert len(PRESETS) == 14 + 7
+
+
+def test_presets_that_compare_as_the_authors_code_does():
+    reference = {name: config for name, config in PRESETS.items() if name.endswith("-reference")}
+    assert len(reference) == 7
+    for name, config in reference.items():
+        plain = preset(name.removesuffix("-reference"))
+        compared = "rounded_logit" if "vsr" in name else "rounded_confidence"
+        assert config == plain.model_copy(update={"compared": compared})
+
+
+def test_configurations_without_the_rule_are_written_as_before():
+    fields = {"method", "alpha_low", "alpha_high", "threshold", "rows"}
+    assert AdaptVis().to_dict().keys() == fields
+    assert preset("adaptvis-vsr-reference").to_dict().keys() == fields | {"compared"}
 
 
 def test_presets_beside_a_model_are_read_and_a_broken_file_is_named(tmp_path):

@@ -54,8 +54,9 @@ def evaluate_command(
         list[str] | None,
         typer.Option(
             help="A setting by name: stored with the model, or published, for example "
-            "adaptvis-controlled_a; or a file that adaptvis tune wrote, such as adaptvis.yaml or "
-            "adaptvis.json:adaptvis. Repeatable.",
+            "adaptvis-controlled_a (the paper's rule) or adaptvis-controlled_a-reference (what the "
+            "authors' code does: confidence rounded, on VSR a raw logit compared); or a file that "
+            "adaptvis tune wrote, such as adaptvis.yaml or adaptvis.json:adaptvis. Repeatable.",
             show_default=False,
         ),
     ] = None,

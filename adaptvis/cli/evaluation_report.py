@@ -45,6 +45,7 @@ def report(
         OutputError: a file cannot be written.
     """
     from adaptvis.cli.progress import working
+    from adaptvis.evaluation.environment import mixed_image_processors
     from adaptvis.evaluation.failures import count_failures
     from adaptvis.evaluation.output import RECORDS, SUMMARY
     from adaptvis.evaluation.plots import plot_object_counts
@@ -70,7 +71,8 @@ def report(
         console.print(table)
     console.print(_settings(plan))
     console.print(overview_table(summary))
-    for line in [*_unsteered(plan, summary), *_failed(failures)]:
+    mixed = mixed_image_processors(run.engines)
+    for line in [*_unsteered(plan, summary), *_failed(failures), *mixed]:
         note(line)
     page = _write_html(plan, run, summary, folder, engines)
     files = [RECORDS, SUMMARY, page.name, *([PLOT] if plotted else [])]

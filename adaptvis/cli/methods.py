@@ -8,7 +8,13 @@ from adaptvis.cli.models import Model
 from adaptvis.config import SteeringConfig, load_config, parse_config
 from adaptvis.errors import ConfigError, unknown_name
 from adaptvis.evaluation import Method
-from adaptvis.presets import PRESETS, file_of, find_config, load_model_presets
+from adaptvis.presets import (
+    PRESETS,
+    file_of,
+    find_config,
+    load_model_presets,
+    rule_of_the_code,
+)
 
 __all__ = ["BUILT_IN", "methods_for"]
 
@@ -34,6 +40,8 @@ def methods_for(model: Model, methods: Sequence[str], presets: Sequence[str]) ->
     found = [_method(text, model, own) for text in methods]
     for text in presets:
         config = find_config(text, own)
+        if text not in own and (departs := rule_of_the_code(text)):
+            note(departs)
         found.append(Method(_label(config) if "{" in text else _name_of(text), config))
     return tuple(found)
 

@@ -292,11 +292,11 @@ def _list() -> None:
     table.add_column("model", no_wrap=True)
     others: dict[str, list[str]] = defaultdict(list)
     for row in PUBLISHED.values():
-        if row.obstacle:
-            others[row.obstacle].append(row.name)
-            continue
         values = " / ".join(f"{value:g}" for value in row.values.values())
         values += "*" if row.certainty == "secondary" else ""
+        if row.obstacle:
+            others[row.obstacle].append(f"{row.name} ({values})")
+            continue
         table.add_row(row.name, values, _settings(row), row.model or "give --model")
     console.print(table)
     console.print(Text("Rows that cannot be run", style="bold"))
@@ -310,5 +310,6 @@ def _settings(row: "Published") -> str:
 
     if isinstance(row.config, AdaptVis):
         c = row.config
-        return f"{c.alpha_low:g} below {c.threshold:g}, else {c.alpha_high:g}"
+        what = "logit " if c.compared == "rounded_logit" else ""
+        return f"{c.alpha_low:g} below {what}{c.threshold:g}, else {c.alpha_high:g}"
     return f"{row.config.alpha:g}" if isinstance(row.config, ScalingVis) else ""

@@ -32,7 +32,8 @@ def serve(
         str | None,
         typer.Option(
             help="A configuration as JSON, the path of a .json or .yaml file (with several "
-            "presets: FILE:NAME), or the name of a preset (the model's own come first).",
+            "presets: FILE:NAME), or the name of a preset (the model's own come first; published "
+            "ones that end in -reference compare as the authors' code does).",
             rich_help_panel=_STEERING,
         ),
     ] = None,

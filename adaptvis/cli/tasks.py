@@ -27,8 +27,21 @@ def tasks(
         console = out()
         console.print(f"{name}: {TASKS[name].description}", markup=False, soft_wrap=True)
         console.print(TASKS[name].instructions(), markup=False, soft_wrap=True)
+        if presets := _presets(name):
+            console.print(presets, markup=False, soft_wrap=True)
     else:
         raise ConfigError(unknown_name("task", name, TASKS))
+
+
+def _presets(task: str) -> str:
+    from adaptvis.presets import PRESETS, rule_of_the_code
+
+    own = [name for name in PRESETS if name.removesuffix("-reference").endswith(f"vis-{task}")]
+    if not own:
+        return ""
+    return f"Published settings for LLaVA-1.5: --preset {', '.join(own)}.\n" + "\n".join(
+        filter(None, map(rule_of_the_code, own))
+    )
 
 
 def _list() -> None:

@@ -6,7 +6,7 @@ from importlib.metadata import PackageNotFoundError, version
 
 from adaptvis import __version__
 
-__all__ = ["versions"]
+__all__ = ["mixed_image_processors", "versions"]
 
 
 def versions(engines: Mapping[str, Mapping[str, str]]) -> dict[str, str]:
@@ -23,6 +23,20 @@ def versions(engines: Mapping[str, Mapping[str, str]]) -> dict[str, str]:
         elif package in ("torch", "transformers"):
             found[package] = _installed(package)
     return found
+
+
+def mixed_image_processors(engines: Mapping[str, Mapping[str, str]]) -> list[str]:
+    """A sentence for each model whose pictures went through different image processors.
+
+    Args:
+        engines: descriptions by model; parts of a run that differ stand side by side.
+    """
+    return [
+        f"the parts of this run saw different pixels of the same pictures: {model} was asked with "
+        f"{engine['image_processor']}, and their logits differ by about 1e-2"
+        for model, engine in engines.items()
+        if ", " in engine.get("image_processor", "")
+    ]
 
 
 def _installed(package: str) -> str:

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-from adaptvis.config import AdaptVis, SteeringConfig
+from adaptvis.config import SteeringConfig
 from adaptvis.errors import ConfigError, unknown_name
 from adaptvis.presets import PRESETS
 from adaptvis.tasks import Part, Prompts
@@ -78,13 +78,10 @@ _SPLIT = (
     "and did not publish the drawn indices: --part all asks everything"
 )
 _SUBSTRING = 'right is any answer that contains the right word: "on" occurs in "phone"'
-_ROUNDED = (
-    "the published code rounds the confidence to two decimals before it compares; thresholds here "
-    "are lower by 0.005, which is the same"
-)
+_ROUNDED = "as in the published code, the confidence is rounded to two decimals and then compared"
 _LOGIT = (
-    "on VSR the published code compares an unnormalised logit with its threshold 0.64, which it "
-    "nearly always exceeds; here alpha_high is always taken"
+    "as in the published code, on VSR an unnormalised logit is compared with the threshold 0.64, "
+    "which it nearly always exceeds"
 )
 _VSR_F1 = (
     "the published F1 of VSR is the harmonic mean of the true positive and true negative rates, "
@@ -99,14 +96,6 @@ _OTHER_METHOD = "VCD and DoLa are other methods, which are not part of adaptvis"
 _NO_PARAMETERS = "no coefficients or thresholds were published for LLaVA-1.6"
 _WHICH_16 = "the source does not say which LLaVA-1.6 checkpoint: give one with --model"
 _BROKEN_VG = "7.3 is below chance: look at the answers before comparing"
-
-
-def _adaptvis_config(task: str) -> AdaptVis:
-    """The published preset as the published code acts on it."""
-    preset = PRESETS[f"adaptvis-{task}"]
-    assert isinstance(preset, AdaptVis)
-    threshold = 0.0 if task == "vsr" else round(preset.threshold - 0.005, 4)
-    return preset.model_copy(update={"threshold": threshold})
 
 
 def _notes(task: str, method: str) -> tuple[str, ...]:
@@ -134,7 +123,7 @@ def _adaptvis_rows() -> Iterator[Published]:
                 elif method == "scalingvis":
                     config = PRESETS[f"scalingvis-{task}"]
                 elif method == "adaptvis":
-                    config = _adaptvis_config(task)
+                    config = PRESETS[f"adaptvis-{task}-reference"]
                 notes = _notes(task, method)
                 if version == "1.6":
                     notes = (_WHICH_16, *notes)
@@ -158,16 +147,24 @@ _VQAV2 = (
 )
 _POPULAR = "the source asks the popular subset only, and samples at temperature 0.2"
 _GQA = "the source also ships a sample of 3000 questions and may have asked only those"
+_GQA_BASE = (
+    "the source's two tables have 61.36 and 61.46 for LLaVA-1.5; differences are to the latter"
+)
 _POOLED = "pooled over all questions, which is not CV-Bench's official scale (the mean of sources)"
 _FINE_TUNED = "it needs a fine-tuned checkpoint, which adaptvis does not have"
 _PERMUTED = "shuffled image tokens are not part of adaptvis"
 
-# Original, shuffled image tokens, + Normalize, + Normalize + multilayer, where published.
+
+def _variants(*values: float) -> dict[str, float]:
+    """Original and with shuffled image tokens (Table 1), + Normalize, + Multilayer (Table 3)."""
+    return dict(zip(("base", "permuted", "normalize", "normalize_multilayer"), values, strict=True))
+
+
 _BEYOND_ROWS: dict[str, tuple[dict[str, float], tuple[str, ...]]] = {
-    "vqav2": ({"base": 78.20, "permuted": 77.35}, (_VQAV2,)),
-    "pope-popular": ({"base": 87.30, "permuted": 87.10}, (_POPULAR,)),
-    "gqa": ({"base": 61.36, "permuted": 58.62}, (_GQA, _GRADER)),
-    "cv-bench-2d": ({"base": 56.59, "permuted": 56.26}, (_POOLED, _GRADER)),
+    "vqav2": (_variants(78.20, 77.35, 78.76, 79.17), (_VQAV2,)),
+    "pope-popular": (_variants(87.30, 87.10, 87.30, 87.70), (_POPULAR,)),
+    "gqa": (_variants(61.36, 58.62, 62.04, 62.52), (_GQA, _GQA_BASE, _GRADER)),
+    "cv-bench-2d": (_variants(56.59, 56.26, 59.91, 58.69), (_POOLED, _GRADER)),
     "2ds": ({"base": 56.63, "normalize": 59.30, "normalize_multilayer": 64.80}, (_GRADER,)),
 }
 _BEYOND_OBSTACLES = {

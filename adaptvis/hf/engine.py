@@ -17,7 +17,7 @@ import torch
 import transformers
 from safetensors import SafetensorError
 from torch import Tensor
-from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor, DynamicCache
+from transformers import AutoConfig, AutoModelForImageTextToText, DynamicCache
 
 from adaptvis.config import TOKEN_METHODS, AdaptVis, ScalingVis, SteeringConfig
 from adaptvis.engine import Answer, Query
@@ -32,7 +32,13 @@ from adaptvis.hf.cache import recording_past, sequence_length
 from adaptvis.hf.families import family_for
 from adaptvis.hf.library import cache_argument
 from adaptvis.hf.patch import steer
-from adaptvis.model_inputs import model_source, prompt_text
+from adaptvis.model_inputs import (
+    ImageBackend,
+    describe_processor,
+    load_processor,
+    model_source,
+    prompt_text,
+)
 from adaptvis.steering.policy import confidence_of
 from adaptvis.steering.spans import steered_rows
 
@@ -64,6 +70,7 @@ class HFEngine:
         dtype: str = "auto",
         device: str | None = None,
         attn_implementation: str | None = None,
+        image_backend: ImageBackend = "pil",
         trust_remote_code: bool = False,
     ) -> HFEngine:
         """Load a local directory or a hub id.
@@ -71,6 +78,7 @@ class HFEngine:
         Args:
             dtype: auto (as stored; float32 on a CPU), float32, bfloat16 or float16.
             device: default is CUDA where there is one, else the CPU.
+            image_backend: pil, or torchvision, which is faster and gives slightly other pixels.
 
         Raises:
             CheckpointError: nothing loadable is there.
@@ -87,7 +95,9 @@ class HFEngine:
         source = model_source(str(model))
         try:
             family_for(AutoConfig.from_pretrained(source, trust_remote_code=trust_remote_code))
-            processor = AutoProcessor.from_pretrained(source, trust_remote_code=trust_remote_code)
+            processor = load_processor(
+                source, trust_remote_code=trust_remote_code, image_backend=image_backend
+            )
             loaded = AutoModelForImageTextToText.from_pretrained(
                 source,
                 dtype=dtype,
@@ -108,7 +118,7 @@ class HFEngine:
         return cls(model_on_device.to(device), processor, source)
 
     def describe(self) -> dict[str, str]:
-        """Model, dtype, device, attention and library versions."""
+        """Model, dtype, device, attention, image processor and library versions."""
         return {
             "engine": self.name,
             "model": self.source,
@@ -116,6 +126,7 @@ class HFEngine:
             "dtype": str(self.model.dtype).removeprefix("torch."),
             "device": str(self.model.device),
             "attention": str(self.family.decoder_of(self.model).config._attn_implementation),
+            **describe_processor(self.processor),
             "torch": torch.__version__,
             "transformers": transformers.__version__,
         }
@@ -299,6 +310,6 @@ def _constant(config: SteeringConfig | None) -> SteeringConfig | None:
     if not isinstance(config, AdaptVis) or config.alpha_low != config.alpha_high:
         return config
     where = config.to_dict()
-    for name in ("method", "alpha_low", "alpha_high", "threshold"):
-        where.pop(name)
+    for name in ("method", "alpha_low", "alpha_high", "threshold", "compared"):
+        where.pop(name, None)
     return ScalingVis(alpha=config.alpha_low, **where)

@@ -26,6 +26,7 @@ from transformers import (
 )
 
 from adaptvis.errors import AdaptVisError, CheckpointError, UnsupportedError
+from adaptvis.model_inputs import load_processor
 from adaptvis.models.configuration import MODEL_TYPE
 from adaptvis.models.locating import hub_problem, quiet_hub, require_place
 
@@ -189,7 +190,7 @@ def load_vision_tower(source: str | Path, dtype: str | torch.dtype) -> VisionTow
             whole: Any = AutoModelForImageTextToText.from_pretrained(
                 source, dtype=dtype, use_safetensors=True
             )
-            processor = AutoProcessor.from_pretrained(source)
+            processor = load_processor(source)
         return VisionTower(
             whole.model.vision_tower,
             processor.image_processor,
@@ -202,7 +203,7 @@ def load_vision_tower(source: str | Path, dtype: str | torch.dtype) -> VisionTow
     with readable("a vision tower", source):
         return VisionTower(
             load(source, dtype=dtype, use_safetensors=_has_safetensors(source)),
-            AutoImageProcessor.from_pretrained(source),
+            AutoImageProcessor.from_pretrained(source, backend="pil"),
         )
 
 

@@ -20,7 +20,7 @@ import importlib
 import os
 import threading
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from functools import cache
@@ -227,11 +227,11 @@ def decide(config: ScalingVis | AdaptVis, logits: Tensor, applies: Tensor) -> tu
     kernels = kernels_for(logits)
     if kernels is None:
         confidence = policy.confidence_of(logits).to(applies.device)
-        return confidence, torch.where(applies, policy.select_alpha(config, confidence), 1.0)
+        return confidence, _alpha(config, logits, confidence, applies)
     if isinstance(config, ScalingVis):
         threshold, low, high = 0.0, config.alpha, config.alpha
     else:
-        threshold, low, high = config.threshold, config.alpha_low, config.alpha_high
+        threshold, low, high = policy.cut_of(config), config.alpha_low, config.alpha_high
     confidence, alpha = kernels.select_alpha(
         logits,
         threshold=threshold,
@@ -239,28 +239,54 @@ def decide(config: ScalingVis | AdaptVis, logits: Tensor, applies: Tensor) -> tu
         alpha_high=high,
         applies=applies.to(logits.device),
     )
-    return confidence.to(applies.device), alpha.to(applies.device)
+    confidence, alpha = confidence.to(applies.device), alpha.to(applies.device)
+    if isinstance(config, AdaptVis) and config.compared == "rounded_logit":
+        # The kernel compares confidences; of this rule it gives the confidence alone.
+        alpha = _alpha(config, logits, confidence, applies)
+    return confidence, alpha
+
+
+def _alpha(
+    config: ScalingVis | AdaptVis, logits: Tensor, confidence: Tensor, applies: Tensor
+) -> Tensor:
+    compared = policy.compared_of(config, logits, confidence)
+    return torch.where(applies, policy.select_alpha(config, compared), 1.0)
 
 
 def decide_each(
-    logits: Tensor, threshold: Tensor, low: Tensor, high: Tensor
+    logits: Tensor,
+    configs: Sequence[ScalingVis | AdaptVis],
 ) -> tuple[Tensor, Tensor]:
-    """:func:`decide` with a policy per prompt; ScalingVis has ``low`` equal to ``high``.
+    """:func:`decide` with a configuration per prompt, all of which apply.
 
     Args:
-        logits: [B, V]. threshold, low, high: float32 [B] on its device.
+        logits: [B, V].
 
     Returns:
         Confidence and alpha, float32 [B].
     """
+    table = torch.tensor([_numbers(config) for config in configs], dtype=torch.float32)
+    threshold, low, high, by_logit = table.to(logits.device, non_blocking=True).unbind(1)
     kernels = kernels_for(logits)
     if kernels is None:
         confidence = policy.confidence_of(logits)
-        return confidence, torch.where(confidence < threshold, low, high)
-    confidence, alpha = kernels.select_alpha(
-        logits, threshold=threshold, alpha_low=low, alpha_high=high
-    )
+        alpha = torch.where(confidence < threshold, low, high)
+    else:
+        confidence, alpha = kernels.select_alpha(
+            logits, threshold=threshold, alpha_low=low, alpha_high=high
+        )
+    if bool(table[:, 3].any()):
+        largest = logits.float().amax(dim=-1)
+        alpha = torch.where(by_logit != 0, torch.where(largest < threshold, low, high), alpha)
     return confidence, alpha
+
+
+def _numbers(config: ScalingVis | AdaptVis) -> tuple[float, float, float, bool]:
+    """Threshold, alpha below it, alpha else, and whether it is the largest logit's."""
+    if isinstance(config, ScalingVis):
+        return 0.0, config.alpha, config.alpha, False
+    by_logit = config.compared == "rounded_logit"
+    return policy.cut_of(config), config.alpha_low, config.alpha_high, by_logit
 
 
 def rescale_norms(embeddings: Tensor, target: float | None, clip: float | None) -> Tensor:

@@ -28,12 +28,12 @@ _SOURCES = ("ADE20K", "COCO", "Omni3D")
 def grade_cv_bench(sample: Sample, text: str) -> Grade:
     """Cambrian's parser gives the right letter. Strict: the one letter mentioned is the right one.
 
-    The strict rule counts letters in a form that cannot be a word, and forgives lower case.
+    The strict rule counts letters in a form that cannot be a word.
     """
     letter = sample.gold[0].strip("()")
     letters = [candidate.strip("()") for candidate in sample.candidates]
     return Grade(
-        correct=cambrian_letter(text) == letter,
+        correct=cambrian_letter(text) == letter.lower(),
         strict=letters_mentioned(text, letters) == {letter},
         in_candidates=text.strip().strip("().").strip().upper() in letters,
     )

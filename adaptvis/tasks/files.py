@@ -2,6 +2,7 @@
 
 import csv
 import hashlib
+import io
 import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -115,16 +116,23 @@ def _lines(path: Path) -> Iterator[Entry]:
         yield Entry(fields, where)
 
 
-def read_csv(path: Path, columns: Sequence[str]) -> list[Entry]:
+def read_csv(
+    path: Path, columns: Sequence[str], misspelt: Mapping[str, str] | None = None
+) -> list[Entry]:
     """The rows of a comma-separated file with a header that has these columns.
+
+    Args:
+        misspelt: names of columns as a published file has them, and as they are meant.
 
     Raises:
         DataError: it cannot be read, lacks a column, or a row has too few or too many cells.
     """
-    rows = csv.reader(_text(path).splitlines(keepends=True), strict=True)
+    # Not splitlines(): only CR and LF end lines, and a cell may hold U+2028 and its like.
+    rows = csv.reader(io.StringIO(_text(path), newline=""), strict=True)
     entries = []
     try:
-        header = [name.strip() for name in next(rows, [])]
+        known = misspelt or {}
+        header = [known.get(name.strip(), name.strip()) for name in next(rows, [])]
         names = Entry(dict.fromkeys(header), f"{path}, line 1")
         for column in columns:
             names.value(column)
@@ -153,6 +161,9 @@ def _parse(text: str, where: str, *, one_line: bool = False) -> Any:
     except json.JSONDecodeError as error:
         place = where if one_line else f"{where}, line {error.lineno}"
         raise DataError(f"{place}: not valid JSON ({error.msg})") from None
+    except UnicodeEncodeError as error:
+        half = ascii(error.object[error.start])
+        raise DataError(f"{where}: {half} is half of a character; write both, or none") from None
     except (RecursionError, ValueError) as error:
         reason = "nested too deeply" if isinstance(error, RecursionError) else error
         raise DataError(f"{where}: not valid JSON ({reason})") from None

@@ -6,9 +6,11 @@ order. *Strict*: of the question's candidate answers the text mentions exactly o
 """
 
 import re
-import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
+
+from adaptvis.tasks.options import letters_mentioned
+from adaptvis.tasks.typography import plain_text
 
 __all__ = ["Grade", "grade", "mentioned", "normalised_words"]
 
@@ -38,15 +40,19 @@ class Grade:
 
 
 def normalised_words(text: str) -> tuple[str, ...]:
-    """Lower-case words of `text` without punctuation and articles."""
-    plain = unicodedata.normalize("NFKC", text).lower().replace("'", "")
-    return tuple(w for w in re.findall(r"\w+", plain) if w not in _ARTICLES)
+    """Lower-case words of `text` without punctuation and articles.
+
+    Where there are articles only they stay: "A" may name an option.
+    """
+    words = re.findall(r"[^\W_]+", plain_text(text).lower().replace("'", ""))
+    return tuple(w for w in words if w not in _ARTICLES) or tuple(words)
 
 
 def mentioned(text: str, phrases: Sequence[str]) -> set[str]:
     """The phrases whose words occur in `text`; a word counts for one phrase only.
 
-    Longer phrases take their words first, so "top left" does not also mention "left".
+    Longer phrases take their words first, so "top left" does not also mention "left". The phrase
+    "A" is mentioned as an option's letter is, not by an article.
     """
     words: list[str | None] = list(normalised_words(text))
     found = set()
@@ -57,6 +63,8 @@ def mentioned(text: str, phrases: Sequence[str]) -> set[str]:
             if words[start : start + len(target)] == target:
                 words[start : start + len(target)] = [None] * len(target)
                 found.add(phrase)
+        if target == ["a"] and letters_mentioned(text, "A"):
+            found.add(phrase)
     return found
 
 

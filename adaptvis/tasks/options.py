@@ -1,17 +1,37 @@
-"""Which option letter an answer gives: "(B)", "B.", "The answer is B", but not the B of "Bob".
+"""Which option an answer gives: "(B)", "B.", "The answer is B", but not the B of "Bob".
 
-Two published parsers stand here to the letter, and one of our own that is strict.
+Published parsers stand here to the letter, beside one of our own that is strict.
 """
 
 import re
 from collections.abc import Sequence
 
-__all__ = ["cambrian_letter", "letters_mentioned", "lmms_eval_letter", "parse_letter"]
+from adaptvis.tasks.typography import plain_text
+
+__all__ = [
+    "cambrian_letter",
+    "cambrian_option",
+    "letters_mentioned",
+    "lmms_eval_letter",
+    "parse_letter",
+]
 
 _LEADING = re.compile(r"[(\s]*([A-Z])[).\s]*", re.IGNORECASE)
-_MARKED = re.compile(r"\(\s*([A-Za-z])\s*\)")
-_ALONE = re.compile(r"\s*([A-Za-z])\s*(?:[).:,]|$)")
-_NAMED = re.compile(r"\b(?:answer|option|choice)(?:\s+is)?\s*:?\s+([A-Z])\b(?!')", re.IGNORECASE)
+
+# A letter that ends its phrase; the full stop of "a.m." is none of one.
+_ENDED = r"(?=\s*(?:[)\]:;,!?\"]|\.(?!\w\.)|$)|\s+[-\u2013\u2014]\s|[ \t]*\n)"
+# Words that cannot follow an article.
+_CLAUSE = r"(?=\s+(?:and|as|because|but|or|since)\b)"
+_MARKED = re.compile(r"[(\[{]\s*([A-Za-z])\s*[)\]}]")
+_ALONE = re.compile(rf"\s*[\"'_#]*([A-Za-z])['_]*{_ENDED}")
+_OWN_LINE = re.compile(r"^[\s\"'_]*([A-Za-z])[\"'_]*[.)]?\s*$", re.MULTILINE)
+_NAMED = re.compile(
+    r"\b(?P<name>answer|option|choice)(?:\s+is)?(?:\s*:\s*|\s+)[\"'_]*(?P<letter>[A-Za-z])\b(?!')"
+    rf"(?P<ended>['_]*{_ENDED}|{_CLAUSE})?",
+    re.IGNORECASE,
+)
+# Words of one letter: "A cat" gives no option.
+_WORDS = frozenset("AI")
 
 
 def lmms_eval_letter(text: str) -> str:
@@ -23,26 +43,49 @@ def lmms_eval_letter(text: str) -> str:
     return match.group(1).upper() if match else ""
 
 
-def cambrian_letter(text: str) -> str:
-    """The first character behind "answer is" without brackets and full stops, or "" (Cambrian).
+def cambrian_option(text: str) -> str:
+    """What Cambrian's MMVP grader, and *Beyond Semantics*' simple one, compare with letter or text.
 
-    Case counts: "b" is not B.
+    Lower case; what is behind the last "answer is" and "answer:", without full stops, colons and
+    commas at its end and brackets around. "The answer is: b" gives ": b": the keyword with both
+    words and colon is looked for when the words are gone already.
     """
-    after = text.split("answer is")[-1].strip()
-    return re.sub(r"[().]", "", after).strip()[:1]
+    return _cambrian(text, ".:,")
+
+
+def cambrian_letter(text: str) -> str:
+    """The first character, lower case, that Cambrian's CV-Bench scripts compare with the letter.
+
+    See :func:`cambrian_option`; "Both" gives b. (For Omni3D they accept a right option's text too,
+    but after cutting the answer to one character, so it never is.)
+    """
+    return _cambrian(text, ".")[:1]
+
+
+def _cambrian(text: str, ends: str) -> str:
+    rest = text.lower().strip()
+    for keyword in ("answer is", "answer is:", "answer:"):
+        rest = rest.rpartition(keyword)[2]
+    return rest.strip().rstrip(ends).lstrip("(").rstrip(")")
 
 
 def letters_mentioned(text: str, letters: Sequence[str]) -> set[str]:
     """The option letters, upper case, that the text gives in a form that cannot be a word.
 
-    Those are: in brackets; alone, or before a bracket, full stop, colon or comma, at the start;
-    in upper case behind "answer", "option" or "choice".
+    Those are: in brackets; alone on a line; before a bracket or punctuation mark at the start;
+    behind "answer", "option" or "choice", where small letters, and an answer's A and I, must end
+    their phrase. Quotes, emphasis and invisible characters do not matter.
     """
-    found = {match.upper() for match in _MARKED.findall(text)}
-    if match := _ALONE.match(text):
-        found.add(match.group(1).upper())
-    found |= {letter for letter in _NAMED.findall(text) if letter.isupper()}
-    return found & {letter.upper() for letter in letters}
+    plain = plain_text(text)
+    found = {*_MARKED.findall(plain), *_OWN_LINE.findall(plain)}
+    if match := _ALONE.match(plain):
+        found.add(match.group(1))
+    for match in _NAMED.finditer(plain):
+        letter = match["letter"]
+        article = letter in _WORDS and match["name"].lower() == "answer"
+        if match["ended"] is not None or (letter.isupper() and not article):
+            found.add(letter)
+    return {letter.upper() for letter in found} & {letter.upper() for letter in letters}
 
 
 def parse_letter(text: str, letters: Sequence[str]) -> str:
@@ -51,5 +94,6 @@ def parse_letter(text: str, letters: Sequence[str]) -> str:
     found = letters_mentioned(text, letters)
     if found:
         return found.pop() if len(found) == 1 else ""
-    match = re.match(r"\s*\(?\s*([A-Za-z])\b(?!')", text)
-    return match.group(1).upper() if match and match.group(1).upper() in known else ""
+    match = re.match(r"[\s\"'(]*([A-Za-z])\b(?![-'])", plain_text(text))
+    letter = match.group(1).upper() if match else ""
+    return letter if letter in known - _WORDS else ""

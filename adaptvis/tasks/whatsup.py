@@ -153,9 +153,24 @@ def _sample(
         gold=gold,
         category=gold[0].lower(),
         image_id=image_id,
-        candidates=subset.options,
+        candidates=_offered(raw, gold, subset.options),
         tags={"relation": gold[0].lower(), **tags},
     )
+
+
+def _offered(raw: str, gold: Sequence[str], usual: Sequence[str]) -> tuple[str, ...]:
+    """The options that a question itself offers: a few do not offer the usual ones.
+
+    A right answer that is not offered belongs to them all the same.
+    """
+    line = raw.lower().rpartition("answer with")[2].lstrip().partition("\n")[0]
+    words = normalised_words(line)
+    offered = [option for option in _OPTIONS if option in words]
+    if len(offered) < 2:
+        return tuple(usual)
+    offered += [answer.lower() for answer in gold if answer.lower() not in offered]
+    # In their usual order where they are the usual ones.
+    return tuple(usual) if set(offered) == set(usual) else tuple(offered)
 
 
 def _controlled(item: Any, where: str) -> tuple[str, dict[str, str]]:
@@ -290,5 +305,7 @@ def _benchmark(subset: _Subset) -> Benchmark:
         upright=False,
     )
 
+
+_OPTIONS = tuple(dict.fromkeys(option for subset in _SUBSETS for option in subset.options))
 
 WHATSUP = tuple(_benchmark(subset) for subset in _SUBSETS)

@@ -13,7 +13,6 @@ import torch
 import transformers
 import vllm
 from safetensors import SafetensorError, safe_open
-from transformers import AutoProcessor
 from vllm.exceptions import VLLMValidationError
 from vllm.platforms import current_platform
 from vllm.v1.engine.exceptions import EngineDeadError
@@ -28,7 +27,13 @@ from adaptvis.errors import (
     PromptError,
     UnsupportedError,
 )
-from adaptvis.model_inputs import model_source, prompt_text
+from adaptvis.model_inputs import (
+    ImageBackend,
+    describe_processor,
+    load_processor,
+    model_source,
+    prompt_text,
+)
 from adaptvis.vllm.offline import Decision, decisions
 from adaptvis.vllm.parameters import FIELD, extra_args
 from adaptvis.vllm.plugin import DISABLE
@@ -68,6 +73,7 @@ class VLLMEngine:
         model: str | Path,
         *,
         dtype: str = "auto",
+        image_backend: ImageBackend = "pil",
         trust_remote_code: bool = False,
         **options: Any,
     ) -> VLLMEngine:
@@ -78,6 +84,8 @@ class VLLMEngine:
 
         Args:
             dtype: auto (as stored; float32 on a CPU), float32, bfloat16 or float16.
+            image_backend: as of the transformers engine, so that both see the same pixels; vLLM by
+                itself takes torchvision where that is installed.
             options: further arguments of ``vllm.LLM``. By default the context is as long as the
                 cache allows; on a CPU the model runs without compilation and the cache takes 1 GiB
                 (``VLLM_CPU_KVCACHE_SPACE``).
@@ -97,11 +105,15 @@ class VLLMEngine:
             settings.setdefault("enforce_eager", True)
             dtype = "float32" if dtype == "auto" else dtype
         try:
-            processor = AutoProcessor.from_pretrained(source, trust_remote_code=trust_remote_code)
+            processor = load_processor(
+                source, trust_remote_code=trust_remote_code, image_backend=image_backend
+            )
             _check_weights(source)
             llm = vllm.LLM(
                 model=source, dtype=dtype, trust_remote_code=trust_remote_code, **settings
             )
+        except AdaptVisError:
+            raise
         except SafetensorError as error:
             raise CheckpointError(
                 f"The weights of the model {source} are damaged ({error}); get them again"
@@ -109,7 +121,12 @@ class VLLMEngine:
         except (OSError, KeyError, ImportError, ValueError, RuntimeError) as error:
             first = str(error).strip().splitlines()[0] if str(error).strip() else repr(error)
             raise CheckpointError(f"Cannot load the model {source}: {first}") from None
-        return cls(llm, processor, source)
+        loaded = cls(llm, processor, source)
+        # As an argument of the whole processor the backend would also be asked of its other parts.
+        own = loaded._own_processor()
+        if hasattr(own, "image_processor"):
+            own.image_processor = processor.image_processor
+        return loaded
 
     def close(self) -> None:
         """End the engine's process and give its memory back; a second call changes nothing."""
@@ -121,7 +138,7 @@ class VLLMEngine:
         self.close()
 
     def describe(self) -> dict[str, str]:
-        """Model, dtype, device, attention and library versions."""
+        """Model, dtype, device, attention, image processor and library versions."""
         model = self.config.model_config
         backend = self.config.attention_config.backend
         return {
@@ -131,10 +148,15 @@ class VLLMEngine:
             "dtype": str(model.dtype).removeprefix("torch."),
             "device": str(self.config.device_config.device_type),
             "attention": "vLLM's choice" if backend is None else str(backend.name),
+            **describe_processor(self._own_processor()),
             "torch": torch.__version__,
             "transformers": transformers.__version__,
             "vllm": vllm.__version__,
         }
+
+    def _own_processor(self) -> Any:
+        """The processor that vLLM itself runs pictures through."""
+        return self.llm.llm_engine.renderer.get_mm_processor().info.get_hf_processor()
 
     def answer(
         self,

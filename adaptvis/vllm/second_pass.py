@@ -46,15 +46,8 @@ def decide(
         logits: [n, V], of their last rows, unsteered.
         share: gives every tensor-parallel rank the first rank's values.
     """
-    policies = []
-    for request in requests:
-        config = request.config
-        if config.method == "scalingvis":
-            policies.append((0.0, config.alpha, config.alpha))
-        else:
-            policies.append((config.threshold, config.alpha_low, config.alpha_high))
-    table = torch.tensor(policies, dtype=torch.float32).to(logits.device, non_blocking=True)
-    both = share(torch.stack(decide_each(logits, *table.unbind(1))))
+    configs = [request.config for request in requests]
+    both = share(torch.stack(decide_each(logits, configs)))
     decided = list(zip(both[0].unbind(0), both[1].unbind(0), strict=True))
     for request, (confidence, alpha) in zip(requests, decided, strict=True):
         request.confidence, request.alpha = confidence, alpha

@@ -57,6 +57,9 @@ def test_tasks_says_what_one_needs(adaptvis: Adaptvis) -> None:
     assert "$ADAPTVIS_DATA/whatsup" in result.out
     assert "hf:ServiceNow/whatsup_all" in result.out
     assert "nothing to download" in adaptvis("tasks", "2ds").out
+    published = " ".join(adaptvis("tasks", "vsr").out.split())
+    assert "--preset scalingvis-vsr, adaptvis-vsr, adaptvis-vsr-reference." in published
+    assert "the authors' code compares the largest raw logit" in published
     unknown = adaptvis("tasks", "controled_b")
     assert unknown.code == 2
     assert "did you mean 'controlled_b'?" in unknown.err
@@ -70,16 +73,17 @@ def test_eval_writes_everything_and_resumes(adaptvis: Adaptvis, model_folder: Pa
     run = (
         *("eval", "-m", model_folder, "-t", "2ds", "--limit", 18, "--batch-size", 6, "-o", "out"),
         *("--method", "baseline", "--method", '{"method": "scalingvis", "alpha": 3}'),
-        *("--preset", "adaptvis-vsr"),
+        *("--preset", "adaptvis-vsr", "--preset", "adaptvis-vsr-reference"),
     )
     result = adaptvis(*run)
     assert result.code == 0, result.err
+    assert "note: adaptvis-vsr has the published numbers under the paper's rule" in result.err
     folder = Path("out")
     whole = (folder / "records.jsonl").read_bytes()
     records = read_records(folder / "records.jsonl")
-    assert len(records) == 18 * 3
-    methods = ["baseline", "scalingvis alpha=3.0", "adaptvis-vsr"]
-    assert [r.method for r in records[:3]] == methods
+    assert len(records) == 18 * 4
+    methods = ["baseline", "scalingvis alpha=3.0", "adaptvis-vsr", "adaptvis-vsr-reference"]
+    assert [r.method for r in records[:4]] == methods
     by_method = {m: [r for r in records if r.method == m] for m in methods}
     assert {r.alpha for r in by_method[methods[1]]} == {3.0}
     assert {r.alpha for r in by_method[methods[2]]} <= {0.5, 1.2}
@@ -88,10 +92,16 @@ def test_eval_writes_everything_and_resumes(adaptvis: Adaptvis, model_folder: Pa
     assert all(r.applied for r in records if r.method != "baseline")
     summary = json.loads((folder / "summary.json").read_text())
     assert summary["run"]["limit"] == 18
-    assert summary["engines"]["random-tiny"]["transformers"]
+    described = summary["engines"]["random-tiny"]
+    assert described["transformers"]
+    # Pillow's, also where torchvision is installed, whose pixels differ.
+    assert (described["image_processor"], described["image_backend"]) == (
+        "CLIPImageProcessorPil",
+        "pil",
+    )
     with Image.open(folder / "accuracy_by_objects.png") as image:
         assert image.format == "PNG"
-    for expected in ("random-tiny on 2ds", "too few images to tell", "Overview", "54 answers"):
+    for expected in ("random-tiny on 2ds", "too few images to tell", "Overview", "72 answers"):
         assert expected in result.out
 
     (folder / "records.jsonl").write_bytes(whole[: len(whole) // 2])

@@ -103,6 +103,9 @@ def test_the_list_says_what_can_be_run_and_why_not(adaptvis: Adaptvis) -> None:
     assert "adaptvis-llava-1.5-controlled_a" in result.out
     assert "no coefficients or thresholds were published for LLaVA-1.6" in result.out
     assert "84.9" in result.out
+    words = " ".join(result.out.split())
+    assert "normalize_multilayer-llava-1.5-vqav2 (79.17*)" in words
+    assert "0.5 below logit 0.64, else 1.2" in words
 
 
 @pytest.mark.parametrize(

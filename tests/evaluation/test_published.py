@@ -1,10 +1,13 @@
 """The published rows, against the tables as they were printed."""
 
+import numpy as np
 import pytest
+import torch
 
 from adaptvis.config import AdaptVis, ScalingVis
 from adaptvis.errors import ConfigError
 from adaptvis.evaluation.published import PUBLISHED, published_row
+from adaptvis.steering.policy import select_alpha
 
 # LLaVA-1.5 of the project page: name of the row, Cont_A ... VG_two, VSR exact match and F1.
 TABLE = """
@@ -20,7 +23,7 @@ SETTINGS = {
     "coco_two": (1.2, 0.5, 1.2, 0.3),
     "vg_one": (2.0, 0.5, 2.0, 0.2),
     "vg_two": (2.0, 0.5, 2.0, 0.2),
-    "vsr": (0.5, 0.5, 1.2, None),
+    "vsr": (0.5, 0.5, 1.2, 0.64),
 }
 
 
@@ -44,18 +47,33 @@ def test_the_published_settings(task: str) -> None:
     config = published_row(f"adaptvis-llava-1.5-{task}").config
     assert isinstance(config, AdaptVis)
     assert (config.alpha_low, config.alpha_high) == (low, high)
-    if beta is None:
-        # A logit is compared there, and practically never lies below 0.64.
-        assert config.threshold == 0
-        return
-    for percent in range(1, 1000):
-        # The published code rounds the confidence to two decimals before it compares.
-        confidence = percent / 1000 + 0.0004
-        assert (round(confidence, 2) < beta) == (confidence < config.threshold)
+    assert config.threshold == beta
+    # The published code rounds to two decimals before it compares; on VSR it is a logit.
+    assert config.compared == ("rounded_logit" if task == "vsr" else "rounded_confidence")
+    values = [percent / 1000 + 0.0004 for percent in range(1, 1000)]
+    expected = [low if np.round(value, 2) < beta else high for value in values]
+    assert select_alpha(config, torch.tensor(values)).tolist() == pytest.approx(expected)
+
+
+# Beyond Semantics, Table 3: LLaVA-1.5 + Normalize, + Normalize + Multilayer.
+TABLE_3 = {
+    "vqav2": (78.76, 79.17),
+    "pope-popular": (87.30, 87.70),
+    "gqa": (62.04, 62.52),
+    "cv-bench-2d": (59.91, 58.69),
+}
+
+
+@pytest.mark.parametrize("task", TABLE_3)
+def test_table_3_is_listed_and_says_why_it_cannot_be_run(task: str) -> None:
+    for variant, value in zip(("normalize", "normalize_multilayer"), TABLE_3[task], strict=True):
+        row = PUBLISHED[f"{variant}-llava-1.5-{task}"]
+        assert row.values == {"accuracy": value}
+        assert "fine-tuned checkpoint" in row.obstacle
 
 
 def test_every_row_has_a_baseline_and_can_be_run_or_says_why_not() -> None:
-    assert len(PUBLISHED) == 2 * 5 * 7 + 3 * 4 - 1
+    assert len(PUBLISHED) == 2 * 5 * 7 + 4 * 4 + 3
     for name, row in PUBLISHED.items():
         assert row.baseline in PUBLISHED
         assert row.notes or row.obstacle

@@ -11,6 +11,7 @@ import time
 from pathlib import Path
 
 import pytest
+from evaluation.made import record
 from evaluation.scripted import METHODS, TASK, ScriptedEngine, plan
 
 from adaptvis.errors import AdaptVisError, ConfigError, DataError, OutputError
@@ -207,6 +208,20 @@ def test_two_processes_cannot_write_one_file(tmp_path: Path) -> None:
         pytest.raises(OutputError, match="Another process"),
     ):
         RecordFile(tmp_path / "records.jsonl")
+
+
+def test_texts_with_foreign_line_ends_are_one_record_each(tmp_path: Path) -> None:
+    odd = "a\u2028b\u2029c\u0085d\x0be\x0cf\x1cg\x1dh\x1ei\rj\r\nk\nl"
+    written = [
+        record(number, question=odd, answer=odd, gold=(odd,), image_id=odd, tags={"t": odd})
+        for number in range(3)
+    ]
+    with RecordFile(tmp_path / "records.jsonl") as file:
+        file.append(written)
+    assert read_records(tmp_path / "records.jsonl") == written
+    # Opened again, nothing is taken for a torn line.
+    with RecordFile(tmp_path / "records.jsonl") as file:
+        assert [found for found, _ in file.stored()] == written
 
 
 @pytest.mark.parametrize(

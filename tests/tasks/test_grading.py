@@ -29,6 +29,21 @@ SIDES = ("left", "right", "top", "bottom")
         ("two", ["2", "two"], (), Grade(True, True, True)),
         ("", ["left"], SIDES, Grade(False, False, False)),
         ("\uff2c\uff45\uff46\uff54", ["left"], SIDES, Grade(True, True, True)),  # full width
+        ("**left**", ["left"], SIDES, Grade(True, True, True)),
+        ("_left_", ["left"], SIDES, Grade(True, True, True)),
+        ("le\u00adft\u200b", ["left"], SIDES, Grade(True, True, True)),
+        ("<b>left</b>", ["left"], SIDES, Grade(True, True, True)),
+        ("it\u2019s", ["it's"], (), Grade(True, True, True)),
+        # option letters: the article is none
+        ("A", ["A"], ("A", "B"), Grade(True, True, True)),
+        ("(a)", ["A"], ("A", "B"), Grade(True, True, True)),
+        ("The answer is A.", ["A"], ("A", "B"), Grade(True, True, False)),
+        ("A cat", ["A"], ("A", "B"), Grade(False, False, False)),
+        ("A or B", ["A"], ("A", "B"), Grade(False, False, False)),
+        ("(A) or (B)", ["A"], ("A", "B"), Grade(True, False, False)),
+        ("B", ["A"], ("A", "B"), Grade(False, False, True)),
+        ("a", ["A"], (), Grade(True, True, True)),
+        ("", ["A"], (), Grade(False, False, False)),
     ],
 )
 def test_grades(text: str, gold: list[str], candidates: tuple[str, ...], expected: Grade) -> None:

@@ -37,12 +37,19 @@ def test_the_corrected_task_swaps_labels_of_known_rows_only(tmp_path: Path) -> N
 
 
 def test_a_pair_counts_only_whole(tmp_path: Path) -> None:
-    """Right are both of the first pair and one of each other: 1 of 3 pairs; half a pair is none."""
+    """Right are both of the first pair and one of each other: 1 of 3 pairs; half a pair is none.
+
+    Cambrian's grader takes the letter or the text, but not "(a) Open", which has both.
+    """
     task = get_task("mmvp", data=write(tmp_path))
     samples = task.load(part="all")
     said = ["(a) Open", "B", "A", "a", "The answer is A.", "(a)"]
-    assert scores(task, samples, said) == {"pair_accuracy": 1 / 3}
-    assert scores(task, samples[:3], said[:3]) == {"pair_accuracy": 1.0}
+    assert scores(task, samples, said) == {
+        "pair_accuracy": 1 / 3,
+        "cambrian_pair_accuracy": 0.0,
+    }
+    half = scores(task, samples[:3], ["open", "answer: b.", "A"])
+    assert half == {"pair_accuracy": 1.0, "cambrian_pair_accuracy": 1.0}
     assert scores(task, samples[:1], said[:1]) == {}
 
 
@@ -52,15 +59,52 @@ def test_a_pair_counts_only_whole(tmp_path: Path) -> None:
         ("a", True, True),
         ("A) Open", True, True),
         ("(a) or (b)", False, False),
-        ("A butterfly", True, False),  # a letter at the start counts, though it may be a word
+        ("(a) and not (b)", False, False),
+        ("A butterfly", False, False),  # an article
+        ("A closed butterfly", False, False),
+        ("An open butterfly", True, True),
         ("Both", False, False),
-        ("Open", False, False),
+        ("Open", True, True),
+        ("open.", True, True),
+        ("Open or closed", False, False),
+        ("(a) Closed", True, False),  # the letter comes first, and the text belongs to the other
+        ("Not reopened", False, False),
+        ("", False, False),
     ],
 )
 def test_rules(tmp_path: Path, text: str, correct: bool, strict: bool) -> None:
     task = get_task("mmvp", data=write(tmp_path))
     grade = task.grade(task.load(part="all")[0], text)
     assert (grade.correct, grade.strict) == (correct, strict)
+
+
+@pytest.mark.parametrize("text", ["Closed", "closed.", "answer: b.", "A closed butterfly", "(B)"])
+def test_the_text_of_an_option_counts_as_its_letter_does(tmp_path: Path, text: str) -> None:
+    task = get_task("mmvp", data=write(tmp_path))
+    open_, closed = (task.grade(sample, text) for sample in task.load(part="all")[:2])
+    assert (open_.correct, open_.strict) == (False, False)
+    assert (closed.correct, closed.strict) == (True, True)
+
+
+def test_an_option_whose_text_is_within_the_others(tmp_path: Path) -> None:
+    rows = [{**MMVP_ROWS[0], "Options": "(a) One (b) One and\na half"}]
+    write_csv(tmp_path / "Questions.csv", rows)
+    (tmp_path / "MMVP Images").mkdir()
+    (sample,) = get_task("mmvp", data=tmp_path).load(part="all")
+    task = get_task("mmvp", data=tmp_path)
+    assert (sample.tags["(a)"], sample.tags["(b)"]) == ("One", "One and\na half")
+    assert task.grade(sample, "There is one").strict
+    assert not task.grade(sample, "One and a half").correct
+
+
+def test_the_misspelt_header_of_a_published_revision(tmp_path: Path) -> None:
+    """`lndex`, with a small L, as Cambrian's reader expects beside `Index`."""
+    path = write(tmp_path) / "Questions.csv"
+    path.write_text(path.read_text().replace("Index", "lndex"))
+    assert [s.id for s in get_task("mmvp", data=tmp_path).load(part="all")][:2] == [
+        "mmvp-001",
+        "mmvp-002",
+    ]
 
 
 def test_pairs_stay_together_unless_single_questions_are_asked_for(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 import contextlib
 import io
+import json
 import struct
 import zlib
 from pathlib import Path
@@ -24,6 +25,7 @@ from adaptvis.tasks.images import decode_image, inside, open_image, pictures_in
         (b"\xff\xfe", "UTF-8"),
         (b'{"a": ' + b"[" * 100_000 + b"}", "line 1: not valid JSON (nested too deeply)"),
         (b'{"a": ' + b"9" * 5000 + b"}", "line 1: not valid JSON"),
+        (b'{"a": 1}\n{"a": "x\\ud83d"}', r"line 2: '\ud83d' is half of a character"),
     ],
 )
 def test_bad_jsonl(tmp_path: Path, content: bytes, message: str) -> None:
@@ -79,6 +81,34 @@ def test_csv_cells_may_hold_commas_and_line_ends(tmp_path: Path) -> None:
     first, second = read_csv(path, ("a", "b"))
     assert (first.text("a"), first.text("b"), second.whole("b")) == ("x, y", "1\n2", 4)
     assert second.where.endswith("line 5")
+
+
+SEPARATORS = "\u2028\u2029\u0085\x0b\x0c\x1c\x1d\x1e"
+
+
+@pytest.mark.parametrize("quote", ['"', ""])
+def test_csv_cells_may_hold_what_other_formats_take_for_line_ends(
+    tmp_path: Path, quote: str
+) -> None:
+    path = tmp_path / "q.csv"
+    cell = f"{quote}x{SEPARATORS}y{quote}"
+    path.write_bytes(f"a,b\r\n1,{cell}\r\n2,z\r\n".encode())
+    first, second = read_csv(path, ("a", "b"))
+    assert (first.value("b"), second.value("b")) == (f"x{SEPARATORS}y", "z")
+    assert [e.where for e in (first, second)] == [f"{path}, line 2", f"{path}, line 3"]
+
+
+def test_csv_with_bare_carriage_returns(tmp_path: Path) -> None:
+    path = tmp_path / "q.csv"
+    path.write_bytes(b'a,b\r1,"x\ry"\r2,z\r')
+    assert [e.value("b") for e in read_csv(path, ("a", "b"))] == ["x\ry", "z"]
+
+
+def test_jsonl_keeps_every_separator_inside_a_text(tmp_path: Path) -> None:
+    path = tmp_path / "q.jsonl"
+    # JSON has the ASCII ones escaped, and may hold the others as they are.
+    path.write_text(json.dumps({"a": SEPARATORS}, ensure_ascii=False) + "\n", encoding="utf-8")
+    assert [e.value("a") for e in read_jsonl(path)] == [SEPARATORS]
 
 
 def _png_header(width: int, height: int) -> bytes:

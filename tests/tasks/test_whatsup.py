@@ -118,7 +118,23 @@ def test_irregular_lines_are_kept_byte_for_byte(tmp_path: Path) -> None:
         "in  relation to the roof?\nAnswer with left, right, front, behind, above or below."
     )
     assert samples[1].prompt.endswith("of a woman.")
+    # What each question offers; "above" is right and not offered by the second.
+    assert samples[0].candidates == ("left", "right", "front", "behind", "above", "below")
+    assert samples[1].candidates == ("left", "right", "front", "behind", "top", "bottom", "above")
     assert [len(s.images()) for s in samples] == [1, 1]
+
+
+def test_a_question_of_two_options_has_two_candidates(tmp_path: Path) -> None:
+    """As lines 201 and 1003 of the authors' file."""
+    question = "<image>\nUSER: Where is the net? Answer with behind or front.\nASSISTANT:"
+    write_json(tmp_path / "data/vg_qa_one_obj.json", [[7, "right", "wrong"]])
+    prompts = tmp_path / "prompts/VG_QA_one_obj_with_answer_six_options.jsonl"
+    write_jsonl(prompts, [{"id": 0, "question": question, "answer": ["Behind"]}])
+    (tmp_path / "data/vg_images").mkdir()
+    task = get_task("vg_one", data=tmp_path)
+    (sample,) = task.load(part="all")
+    assert set(sample.candidates) == {"front", "behind"}
+    assert task.grade(sample, "Behind, at the left").strict
 
 
 def test_coco_images_have_twelve_digits(tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from pictures_on_disk import encoded, orientation_tag
 from PIL import Image
+from transformers import AutoProcessor
 from vllm.v1.engine.input_processor import InputProcessor
 
 from adaptvis import AdaptVis, NormRescale, ScalingVis
@@ -28,6 +29,8 @@ CONFIGS = [
     ScalingVis(alpha=1.0),
     AdaptVis(alpha_low=2.5, alpha_high=0.7, threshold=0.7),
     AdaptVis(alpha_low=0.5, alpha_high=1.0, threshold=0.7),
+    AdaptVis(alpha_low=2.5, alpha_high=0.7, threshold=0.7, compared="rounded_confidence"),
+    AdaptVis(alpha_low=2.5, alpha_high=0.7, threshold=0.7, compared="rounded_logit"),
 ]
 
 
@@ -70,6 +73,27 @@ def test_answers_and_decisions_are_those_of_the_transformers_engine(engine, refe
             assert answer.reason == other.reason or not query.images
     assert any(a.text != b.text for a, b in zip(found[0], found[1], strict=True))
     assert sorted({answer.alpha for answer in found[5]}) == pytest.approx([0.7, 1.0, 2.5])
+    # No largest logit lies below the threshold: what the authors' code does on VSR.
+    assert sorted({answer.alpha for answer in found[8]}) == pytest.approx([0.7, 1.0])
+
+
+def test_both_engines_see_the_same_pixels_of_a_picture_that_is_resized(engine, reference):
+    pytest.importorskip("torchvision")
+    noise = np.random.default_rng(0).integers(0, 255, (211, 307, 3), dtype=np.uint8)
+    query = Query("Where is the red circle?", (Image.fromarray(noise),))
+    for loaded in (engine, reference):
+        described = loaded.describe()
+        assert described["image_processor"] == "CLIPImageProcessorPil"
+        assert described["image_backend"] == "pil"
+    # What each library takes by itself where torchvision is installed.
+    usual = HFEngine(reference.model, AutoProcessor.from_pretrained(MODEL))
+    assert usual.describe()["image_backend"] == "torchvision"
+    found, expected, other = (
+        loaded.answer([query], [None], max_new_tokens=1)[0][0].confidence
+        for loaded in (engine, reference, usual)
+    )
+    assert found == pytest.approx(expected, abs=1e-5)
+    assert abs(other - expected) > 1e-4
 
 
 def test_one_query_at_a_time_answers_as_all_at_once(engine, queries):

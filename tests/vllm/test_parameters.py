@@ -16,6 +16,7 @@ CONFIGS = [
     ScalingVis(alpha=1.5),
     ScalingVis(alpha=0.0, rows="generated", images=(0, 2)),
     AdaptVis(alpha_low=0.3, alpha_high=2.0, threshold=0.7, layers="1-3", heads=(0, 5)),
+    AdaptVis(threshold=0.64, compared="rounded_logit"),
 ]
 
 
@@ -44,6 +45,7 @@ def test_a_request_beats_the_server_and_may_switch_steering_off() -> None:
         ({"adaptvis_alpha": "2"}, ScalingVis(alpha=2.0)),
         ({"adaptvis_threshold": 0.3}, AdaptVis(threshold=0.3)),
         ({"adaptvis_method": "adaptvis"}, AdaptVis()),
+        ({"adaptvis_compared": "rounded_logit"}, AdaptVis(compared="rounded_logit")),
         (
             {"adaptvis_alpha": 2.0, "adaptvis_layers": "0-2", "adaptvis_heads": 1},
             ScalingVis(alpha=2.0, layers=(0, 1, 2), heads=(1,)),
@@ -65,6 +67,7 @@ def test_flat_fields_make_a_configuration(flat, config) -> None:
         ({"adaptvis_alpha": 1.0, "adaptvis_threshold": 0.5}, "adaptvis_method"),
         ({"adaptvis_alpha": float("nan")}, "alpha"),
         ({"adaptvis_threshold": 2}, "threshold"),
+        ({"adaptvis_compared": "logit"}, "adaptvis_compared"),
         ({"adaptvis_method": "off", "adaptvis_alpha": 1.0}, "takes no other"),
         ({"adaptvis_method": "sharpen"}, "sharpen"),
         ({"adaptvis_regions": 1}, "adaptvis_regions"),

@@ -1,5 +1,6 @@
 """The throughput benchmark runs from end to end on the embedded model."""
 
+import asyncio
 import json
 import os
 import subprocess
@@ -33,3 +34,18 @@ def test_offline_comparison_writes_its_table_and_leaves_no_process(tmp_path):
     assert pairs == [("absent", "idle"), ("idle", "scalingvis"), ("idle", "adaptvis")]
     assert all(row["base_value"] > 0 and row["ratio"] > 0 for row in result["rows"])
     assert "| offline, 2 new tokens |" in output.with_suffix(".md").read_text()
+
+
+def test_events_of_a_stream_end_at_line_feeds_only(monkeypatch):
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    from vllm_bench.served import _lines
+
+    async def chunks():
+        text = 'data: {"a": "x\u2028y\u0085z"}\n\ndata: [DONE]\n'.encode()
+        for start in range(0, len(text), 3):
+            yield text[start : start + 3]
+
+    async def read():
+        return [line.decode() async for line in _lines(chunks())]
+
+    assert asyncio.run(read()) == ['data: {"a": "x\u2028y\u0085z"}', "", "data: [DONE]"]

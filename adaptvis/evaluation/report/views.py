@@ -238,4 +238,7 @@ def _when(branch: Branch, config: Any) -> str:
     if config.alpha_low == config.alpha_high:
         return "either side of the threshold"
     sign = "<" if branch.alpha == config.alpha_low else "≥"
-    return f"confidence {sign} {100 * config.threshold:g} %"
+    if config.compared == "rounded_logit":
+        return f"largest logit, rounded, {sign} {config.threshold:g}"
+    rounded = ", rounded," if config.compared else ""
+    return f"confidence{rounded} {sign} {100 * config.threshold:g} %"

@@ -56,6 +56,31 @@ def test_adapt_vis_on_kernels_equals_eager_steering(family: str, calls: Counter[
     assert calls["steered_decode"] >= 1
 
 
+@pytest.mark.parametrize("compared", ["rounded_confidence", "rounded_logit"])
+def test_the_authors_rules_on_kernels_are_those_in_torch(
+    compared: str, calls: Counter[str]
+) -> None:
+    edge = torch.tensor([0.395, 0.394, 0.396, 0.9], dtype=torch.float64)
+    if compared == "rounded_confidence":
+        others = torch.log((1 - edge) / 2)
+        logits = torch.stack([torch.log(edge), others, others])
+    else:
+        logits = torch.stack([edge, edge - 1, edge - 2])
+    logits = logits.T.float().contiguous()
+    config = AdaptVis(alpha_low=0.5, alpha_high=1.5, threshold=0.4, compared=compared)
+    applies = torch.tensor([True, True, True, False])
+    expected = backend.decide(config, logits, applies)
+    each = backend.decide_each(logits, [config] * 4)
+    with backend.override_backend("triton"):
+        found = backend.decide(config, logits, applies)
+        found_each = backend.decide_each(logits, [config] * 4)
+    assert calls["select_alpha"] == 2
+    assert expected[1].tolist()[1:] == [0.5, 1.5, 1.0]
+    for actual, wanted in ((found, expected), (found_each, each)):
+        torch.testing.assert_close(actual[0], wanted[0])
+        assert actual[1].tolist()[1:] == wanted[1].tolist()[1:]
+
+
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("most_decode_rows", [128, 1])
 def test_text_rows_on_kernels_equal_eager_steering(
