@@ -64,7 +64,9 @@ def install_image_cache() -> None:
 class _Unsent(set[str]):
     """Hashes of images that were processed and not sent."""
 
-    many = _FEW
+    def __init__(self) -> None:
+        super().__init__()
+        self.many = _FEW
 
 
 def _unsent(cache: Any) -> _Unsent:
