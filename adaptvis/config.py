@@ -107,7 +107,16 @@ def _indices_in_order(value: tuple[int, ...] | None) -> tuple[int, ...] | None:
     return tuple(sorted(set(value)))
 
 
-Indices = Annotated[tuple[int, ...], BeforeValidator(parse_indices)]
+def _not_a_truth_value(value: Any) -> Any:
+    # pydantic would read True as 1, and with it a switch as a coefficient or a layer.
+    if isinstance(value, bool) or str(getattr(value, "dtype", "")).endswith("bool"):
+        raise ValueError(f"a number is expected, got {bool(value)}")
+    return value
+
+
+Number = Annotated[float, BeforeValidator(_not_a_truth_value)]
+Index = Annotated[int, BeforeValidator(_not_a_truth_value)]
+Indices = Annotated[tuple[Index, ...], BeforeValidator(parse_indices)]
 
 
 class Region(_Value):
@@ -118,9 +127,9 @@ class Region(_Value):
     ``image`` counts the images of one prompt from 0.
     """
 
-    box: tuple[float, float, float, float]
-    image_size: tuple[int, int]
-    image: int = Field(default=0, ge=0)
+    box: tuple[Number, Number, Number, Number]
+    image_size: tuple[Index, Index]
+    image: Index = Field(default=0, ge=0)
 
     @model_validator(mode="after")
     def _box_inside_image(self) -> Region:
@@ -185,7 +194,7 @@ class ScalingVis(AttentionSteering):
     """
 
     method: Literal["scalingvis"] = "scalingvis"
-    alpha: float
+    alpha: Number
 
     _finite = field_validator("alpha")(_coefficient)
 
@@ -206,9 +215,9 @@ class AdaptVis(AttentionSteering):
     """
 
     method: Literal["adaptvis"] = "adaptvis"
-    alpha_low: float = 0.5
-    alpha_high: float = 1.5
-    threshold: float = 0.4
+    alpha_low: Number = 0.5
+    alpha_high: Number = 1.5
+    threshold: Number = 0.4
     compared: Compared | None = None
 
     @field_validator("alpha_low", "alpha_high")
@@ -238,6 +247,8 @@ class NormRescale(_Value):
     method: Literal["norm_rescale"] = "norm_rescale"
     target: Literal["text"] | float | None = "text"
     clip: Literal["text"] | float | None = None
+
+    _numbers = field_validator("target", "clip", mode="before")(_not_a_truth_value)
 
     @field_validator("target", "clip")
     @classmethod
@@ -279,7 +290,7 @@ class Amplify(_Value):
 
     method: Literal["amplify"] = "amplify"
     directions: str
-    alpha: float
+    alpha: Number
     axes: tuple[str, ...] | None = None
     sha256: str = ""
 

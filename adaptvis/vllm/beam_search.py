@@ -17,9 +17,9 @@ from vllm.entrypoints.openai.completion.protocol import CompletionRequest
 from vllm.exceptions import VLLMValidationError
 
 from adaptvis.errors import ConfigError
-from adaptvis.vllm.parameters import FIELD, read_request
+from adaptvis.vllm.parameters import FIELD, AttentionConfig, ServerSteering, read_request
 
-__all__ = ["install_beam_search"]
+__all__ = ["install_beam_search", "refuse_beams"]
 
 _REFUSED = (
     "Beam search cannot be steered in vLLM; use sampling or greedy decoding, or switch steering "
@@ -52,21 +52,27 @@ def _wrap(owner: Any, name: str, check: Any) -> None:
 def _check_request(request: Any) -> None:
     arguments: Mapping[str, Any] | None = request.vllm_xargs
     try:
-        config = read_request(arguments, None)
+        config = read_request(arguments, None, place="vllm_xargs", bare=False)
     except ConfigError as error:
         raise VLLMValidationError(str(error), parameter=FIELD) from None
-    if config is not None:
-        raise VLLMValidationError(_REFUSED.format("request"), parameter=FIELD)
+    refuse_beams(config, ServerSteering())
 
 
 def _check_server(serving: Any) -> None:
-    _check_processor(serving.engine_client.input_processor)
+    refuse_beams(None, serving.engine_client.input_processor._adaptvis_policy.server)
 
 
 def _check_engine(llm: Any) -> None:
-    _check_processor(llm.llm_engine.input_processor)
+    refuse_beams(None, llm.llm_engine.input_processor._adaptvis_policy.server)
 
 
-def _check_processor(processor: Any) -> None:
-    if processor._adaptvis_policy.server.attention is not None:
+def refuse_beams(config: AttentionConfig | None, server: ServerSteering) -> None:
+    """Refuse a beam search that a request or the server's default would steer.
+
+    Raises:
+        VLLMValidationError: says which of the two.
+    """
+    if server.attention is not None:
         raise VLLMValidationError(_REFUSED.format("server"), parameter=FIELD)
+    if config is not None:
+        raise VLLMValidationError(_REFUSED.format("request"), parameter=FIELD)

@@ -1,16 +1,18 @@
 """The front end's part: checks a request's steering and decides whether it applies.
 
-Wraps ``InputProcessor.process_inputs``, which every request passes offline and served. What is
-wrong is a ``VLLMValidationError`` here: HTTP 400 at the server, before anything reaches the engine.
+Wraps ``InputProcessor.process_inputs``, which every request passes offline and served, and what
+comes before it, so that what is wrong is refused before its prompt is processed. It is a
+``VLLMValidationError`` here.
 """
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
+from collections.abc import AsyncGenerator, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
+from vllm.entrypoints.common.offline import OfflineInferenceMixin
 from vllm.exceptions import VLLMValidationError
 from vllm.logger import init_logger
 from vllm.sampling_params import SamplingParams
@@ -35,7 +37,7 @@ from adaptvis.vllm.support import (
     uses_sliding_window,
 )
 
-__all__ = ["install_front_end", "ticket_for"]
+__all__ = ["Policy", "install_front_end", "refuse_prompt", "request_config", "ticket_for"]
 
 logger = init_logger("vllm.adaptvis")
 
@@ -45,9 +47,14 @@ NO_ROW = "no text follows the image of the prompt"
 ENDS_IN_IMAGE = "the prompt ends in an image, whose last row this model cannot run again by itself"
 ALPHA_ONE = "alpha is 1"
 
+_RESUMABLE = (
+    "Steering needs the whole prompt at once; a request whose prompt comes in parts cannot be "
+    f'steered, so send it with "{FIELD}": "off"'
+)
+
 
 @dataclass(frozen=True)
-class _Policy:
+class Policy:
     """What the engine behind an input processor can do, and does by default."""
 
     server: ServerSteering
@@ -58,55 +65,116 @@ class _Policy:
     heads: int = 0
 
 
+class _Placed(NamedTuple):
+    """As vLLM's features of a prompt, before there are any."""
+
+    modality: str
+    mm_position: Any
+
+
 def install_front_end() -> None:
-    """Wrap ``InputProcessor``; a second call changes nothing."""
+    """Wrap ``InputProcessor`` and what calls it; a second call changes nothing."""
     process_inputs = InputProcessor.process_inputs
     if getattr(process_inputs, "_adaptvis", False):
         return
     initialize = InputProcessor.__init__
+    generate = AsyncLLM.generate
+    add_requests = OfflineInferenceMixin._render_and_add_requests
 
     @functools.wraps(initialize)
     def initialized(self: Any, vllm_config: Any, *args: Any, **kwargs: Any) -> None:
         policy = _policy(vllm_config)
         initialize(self, vllm_config, *args, **kwargs)
-        self._adaptvis_policy = policy
+        self._adaptvis_policy = self.renderer._adaptvis_policy = policy
 
     @functools.wraps(process_inputs)
     def steered(self: Any, request_id: str, *args: Any, **kwargs: Any) -> EngineCoreRequest:
         config = _read(self, kwargs["params"] if "params" in kwargs else args[1])
+        if config is not None and kwargs.get("resumable"):
+            raise VLLMValidationError(_RESUMABLE, parameter=FIELD)
         request: EngineCoreRequest = process_inputs(self, request_id, *args, **kwargs)
         if request.sampling_params is not None:
             _put_ticket(request, config, self._adaptvis_policy)
         return request
 
-    generate = AsyncLLM.generate
-
     @functools.wraps(generate)
     def checked(self: Any, prompt: Any, sampling_params: Any, *args: Any, **kwargs: Any) -> Any:
         # A stream has answered 200 before its inputs are processed.
-        _read(self.input_processor, sampling_params)
+        config = _read(self.input_processor, sampling_params)
+        if config is not None and isinstance(prompt, AsyncGenerator):
+            raise VLLMValidationError(_RESUMABLE, parameter=FIELD)
+        refuse_prompt(config, prompt)
         return generate(self, prompt, sampling_params, *args, **kwargs)
+
+    @functools.wraps(add_requests)
+    def added(self: Any, prompts: Any, params: Any, *args: Any, **kwargs: Any) -> Any:
+        # Prompts are processed one by one as they are added: all or none.
+        for one in {id(one): one for one in params}.values():
+            _read(self.llm_engine.input_processor, one)
+        return add_requests(self, prompts, params, *args, **kwargs)
 
     steered._adaptvis = True  # type: ignore[attr-defined]
     AsyncLLM.generate = checked
+    OfflineInferenceMixin._render_and_add_requests = added
     InputProcessor.__init__ = initialized
     InputProcessor.process_inputs = steered
 
 
 def _read(processor: Any, params: Any) -> AttentionConfig | None:
-    """A request's configuration; VLLMValidationError where it is wrong."""
-    policy: _Policy = processor._adaptvis_policy
     if not isinstance(params, SamplingParams):
         return None
+    return request_config(processor._adaptvis_policy, params.extra_args, "extra_args")
+
+
+def request_config(
+    policy: Policy, arguments: Mapping[str, Any] | None, place: str
+) -> AttentionConfig | None:
+    """A request's configuration, or the server's default.
+
+    Args:
+        place: what the client calls ``arguments``.
+
+    Raises:
+        VLLMValidationError: it is wrong, or this engine cannot follow it.
+    """
     try:
-        config = read_request(params.extra_args, policy.server.attention)
+        config = read_request(
+            arguments, policy.server.attention, place=place, bare=not policy.unsupported
+        )
         _check(config, policy)
     except ConfigError as error:
         raise VLLMValidationError(str(error), parameter=FIELD) from None
     return config
 
 
-def _policy(vllm_config: Any) -> _Policy:
+def refuse_prompt(config: AttentionConfig | None, prompt: Any) -> None:
+    """Refuse a prompt that vLLM's renderer has made where ``config`` does not go with its images.
+
+    Raises:
+        VLLMValidationError: as from :func:`ticket_for`.
+    """
+    if config is None or not isinstance(prompt, Mapping) or prompt.get("type") != "multimodal":
+        return
+    placed = [
+        _Placed(modality, position)
+        for modality, positions in prompt["mm_placeholders"].items()
+        for position in positions
+    ]
+    placed.sort(key=lambda one: one.mm_position.offset)
+    length = len(prompt["prompt_token_ids"])
+    ticket_for(config, image_runs(placed), length, "", others=_others(placed))
+
+
+def _others(features: Iterable[Any]) -> list[tuple[int, int]]:
+    """First and behind the last token of what is neither text nor image."""
+    return [
+        (one.mm_position.offset, one.mm_position.offset + one.mm_position.length)
+        for one in features
+        if one.modality != "image"
+    ]
+
+
+def _policy(vllm_config: Any) -> Policy:
     """Read the server's defaults.
 
     Raises:
@@ -122,9 +190,9 @@ def _policy(vllm_config: Any) -> _Policy:
     if reason and (server.attention is not None or server.norms is not None):
         raise UnsupportedError(f"adaptvis cannot steer this engine: {reason}")
     if reason:
-        return _Policy(server, reason)
+        return Policy(server, reason)
     model_config = vllm_config.model_config
-    policy = _Policy(
+    policy = Policy(
         server,
         "",
         uses_sliding_window(model_config),
@@ -136,7 +204,7 @@ def _policy(vllm_config: Any) -> _Policy:
     return policy
 
 
-def _check(config: AttentionConfig | None, policy: _Policy) -> None:
+def _check(config: AttentionConfig | None, policy: Policy) -> None:
     """Raises ConfigError where this engine cannot do what a configuration asks for."""
     if config is None:
         return
@@ -158,27 +226,15 @@ def _check_range(name: str, indices: Sequence[int] | None, count: int) -> None:
         )
 
 
-def _put_ticket(
-    request: EngineCoreRequest, config: AttentionConfig | None, policy: _Policy
-) -> None:
+def _put_ticket(request: EngineCoreRequest, config: AttentionConfig | None, policy: Policy) -> None:
     params = request.sampling_params
-    if config is not None and request.resumable:
-        raise VLLMValidationError(
-            "Steering needs the whole prompt at once; a resumable request cannot be steered, so "
-            f'send it with "{FIELD}": "off"',
-            parameter=FIELD,
-        )
     length = len(request.prompt_token_ids or ())
     ticket = ticket_for(
         config,
         image_runs(request.mm_features),
         length,
         request.request_id,
-        others=[
-            (feature.mm_position.offset, feature.mm_position.offset + feature.mm_position.length)
-            for feature in request.mm_features or ()
-            if feature.modality != "image"
-        ],
+        others=_others(request.mm_features or ()),
         last_row_alone=policy.last_row_alone,
     )
     if ticket.reason and ticket.reason != ALPHA_ONE:

@@ -16,6 +16,7 @@ from typing import Any
 
 from adaptvis.config import AdaptVis, Amplify, NormRescale, ScalingVis, SteeringConfig, parse_config
 from adaptvis.errors import ConfigError, unknown_name
+from adaptvis.vllm.field_names import FIELD, PREFIX, meant, misnamed
 
 __all__ = [
     "FIELD",
@@ -23,14 +24,15 @@ __all__ = [
     "ServerSteering",
     "Ticket",
     "extra_args",
+    "is_off",
     "read_request",
     "read_server",
     "ticket_of",
 ]
 
-FIELD = "adaptvis"
 OFF = "off"
-_PREFIX = "adaptvis_"
+# What clients and their configuration files write for it. vLLM's server makes 0 of false.
+_OFF_WORDS = ("off", "none", "null", "false", "no", "0")
 _TICKET = "adaptvis_ticket"
 _SCALINGVIS = frozenset(ScalingVis.model_fields)
 _ADAPTVIS = frozenset(AdaptVis.model_fields)
@@ -67,9 +69,8 @@ def extra_args(config: AttentionConfig | Mapping[str, Any] | None) -> dict[str, 
     Raises:
         ConfigError: not a configuration that a request can carry.
     """
-    if config is None:
-        return {FIELD: OFF}
-    return {FIELD: _request_config(config).to_json()}
+    given = _configuration(config)
+    return {FIELD: OFF if is_off(given) else _request_config(given).to_json()}
 
 
 @dataclass(frozen=True)
@@ -84,15 +85,21 @@ def read_server(additional_config: object) -> ServerSteering:
     """Read ``--additional-config '{"adaptvis": ...}'``: one configuration or a list of them.
 
     Raises:
-        ConfigError: not a valid configuration, or two of one kind.
+        ConfigError: not a valid configuration, two of one kind, or ours under another name.
     """
-    if not isinstance(additional_config, Mapping) or additional_config.get(FIELD) in (None, OFF):
+    if not isinstance(additional_config, Mapping):
         return ServerSteering()
-    given = additional_config[FIELD]
+    _check_server_names(additional_config)
+    given = additional_config.get(FIELD)
     attention: AttentionConfig | None = None
     norms: NormRescale | None = None
     for value in given if isinstance(given, list | tuple) else [given]:
-        config = parse_config(value)
+        if is_off(value):
+            continue
+        try:
+            config = parse_config(_configuration(value))
+        except ConfigError as error:
+            raise ConfigError(f"additional_config['{FIELD}']: {error}") from None
         if isinstance(config, NormRescale):
             norms, doubled = config, norms is not None
         else:
@@ -105,57 +112,110 @@ def read_server(additional_config: object) -> ServerSteering:
     return ServerSteering(attention, norms)
 
 
+def _check_server_names(additional_config: Mapping[str, Any]) -> None:
+    wrong = misnamed(additional_config)
+    wrong += [name for name in additional_config if str(name).startswith(PREFIX)]
+    if wrong:
+        raise ConfigError(
+            f"{', '.join(map(repr, wrong))} in additional_config would steer nothing; a server's "
+            f'default is one object: {{"{FIELD}": {{"method": "scalingvis", "alpha": 1.5}}}}'
+        )
+
+
+def is_off(value: Any) -> bool:
+    """Whether a value in place of a configuration says that nothing is steered.
+
+    True says nothing of how to steer, and an empty text may be a variable that was not set: neither
+    is off.
+    """
+    if isinstance(value, str):
+        return value.strip().strip("\"'").casefold() in _OFF_WORDS
+    if isinstance(value, Mapping):
+        return value.keys() == {"method"} and is_off(value["method"])
+    return value is None or (isinstance(value, int | float) and value == 0)
+
+
 def read_request(
-    arguments: Mapping[str, Any] | None, default: AttentionConfig | None
+    arguments: Mapping[str, Any] | None,
+    default: AttentionConfig | None,
+    *,
+    place: str = "extra_args",
+    bare: bool = True,
 ) -> AttentionConfig | None:
     """The configuration of a request: its own, else the server's default; None is unsteered.
+
+    Args:
+        place: what the client calls ``arguments``.
+        bare: whether coefficients without the prefix are refused.
 
     Raises:
         ConfigError: names the field that is wrong.
     """
     arguments = arguments or {}
-    flat = {name: value for name, value in arguments.items() if name.startswith(_PREFIX)}
+    wrong = misnamed(arguments, bare=bare)
+    if wrong:
+        raise ConfigError(
+            f"{', '.join(map(repr, wrong))} in {place} would steer nothing; write "
+            f"{', '.join(repr(meant(name)) for name in wrong)}"
+        )
+    flat = {name: value for name, value in arguments.items() if name.startswith(PREFIX)}
     flat.pop(_TICKET, None)
-    whole = arguments.get(FIELD)
-    if whole is not None and flat:
+    if FIELD not in arguments:
+        return _from_flat(flat) if flat else default
+    if flat:
         raise ConfigError(f"Give either {FIELD} or {', '.join(sorted(flat))}, not both")
-    if whole == OFF:
-        return None
-    if whole is not None:
-        if isinstance(whole, str) and len(whole) > _LONGEST_TEXT:
-            raise ConfigError(
-                f"{FIELD} has {len(whole)} characters, at most {_LONGEST_TEXT} are expected"
-            )
-        try:
-            return _request_config(whole)
-        except ConfigError as error:
-            raise ConfigError(f"{FIELD}: {error}") from None
-    return _from_flat(flat) if flat else default
+    whole = arguments[FIELD]
+    if isinstance(whole, str) and len(whole) > _LONGEST_TEXT:
+        raise ConfigError(
+            f"{FIELD} has {len(whole)} characters, at most {_LONGEST_TEXT} are expected"
+        )
+    try:
+        given = _configuration(whole)
+        return None if is_off(given) else _request_config(given)
+    except ConfigError as error:
+        raise ConfigError(f"{FIELD}: {error}") from None
+
+
+def _configuration(value: Any) -> Any:
+    """JSON text as what it says; anything else as it is.
+
+    Raises:
+        ConfigError: a text that is neither JSON nor off.
+    """
+    if not isinstance(value, str) or is_off(value):
+        return value
+    try:
+        return json.loads(value)
+    except (ValueError, RecursionError):
+        raise ConfigError(
+            f"{value[:40]!r} is neither a configuration as JSON, such as "
+            f'{{"method": "scalingvis", "alpha": 1.5}}, nor "{OFF}"'
+        ) from None
 
 
 def _from_flat(flat: Mapping[str, Any]) -> AttentionConfig | None:
-    fields = {name.removeprefix(_PREFIX): value for name, value in flat.items()}
+    fields = {name.removeprefix(PREFIX): value for name, value in flat.items()}
     for name in fields:
         if name not in _FLAT:
             raise ConfigError(
-                unknown_name("parameter", _PREFIX + name, (_PREFIX + known for known in _FLAT))
+                unknown_name("parameter", PREFIX + name, (PREFIX + known for known in _FLAT))
             )
     if "method" not in fields:
         both = "alpha" in fields and fields.keys() & (_ADAPTVIS - _SCALINGVIS)
         if both:
             raise ConfigError(
-                f"{_PREFIX}alpha belongs to scalingvis and {_PREFIX}{min(both)} to adaptvis; "
-                f"say which one with {_PREFIX}method"
+                f"{PREFIX}alpha belongs to scalingvis and {PREFIX}{min(both)} to adaptvis; "
+                f"say which one with {PREFIX}method"
             )
         if "alpha" not in fields and not fields.keys() & (_ADAPTVIS - _SCALINGVIS):
             raise ConfigError(
-                f"{_PREFIX}method (scalingvis, adaptvis or off) or {_PREFIX}alpha is needed with "
+                f"{PREFIX}method (scalingvis, adaptvis or off) or {PREFIX}alpha is needed with "
                 f"{', '.join(sorted(flat))}"
             )
         fields["method"] = "scalingvis" if "alpha" in fields else "adaptvis"
-    if fields["method"] == OFF:
+    if is_off(fields["method"]):
         if len(fields) > 1:
-            raise ConfigError(f"{_PREFIX}method=off takes no other {_PREFIX} parameter")
+            raise ConfigError(f"{PREFIX}method=off takes no other {PREFIX} parameter")
         return None
     for name in ("layers", "heads", "images"):
         value = fields.get(name)
@@ -171,18 +231,12 @@ def _with_field_names(message: str, fields: Mapping[str, Any]) -> str:
     """``ScalingVis: alpha: ...`` in the names that the client used."""
     _, _, rest = message.partition(": ")
     name = rest.partition(":")[0]
-    return _PREFIX + rest if name in fields else f"{FIELD}_*: {message}"
+    return PREFIX + rest if name in fields else f"{FIELD}_*: {message}"
 
 
 def _request_config(value: Any) -> AttentionConfig:
     # Before it is parsed, because that would open the file that a client names.
-    given = value
-    if isinstance(value, str):
-        try:
-            given = json.loads(value)
-        except (ValueError, RecursionError):
-            given = None
-    if isinstance(given, Mapping) and given.get("method") == "amplify":
+    if isinstance(value, Mapping) and value.get("method") == "amplify":
         raise ConfigError(_NO_AMPLIFICATION)
     return _for_a_request(parse_config(value))
 
@@ -220,7 +274,7 @@ class Ticket:
         kept = {
             name: value
             for name, value in (arguments or {}).items()
-            if name != FIELD and not name.startswith(_PREFIX)
+            if name != FIELD and not name.startswith(PREFIX)
         }
         config = None if self.config is None else _written(self.config)
         return kept | {

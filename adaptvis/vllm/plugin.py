@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import logging
-import os
 import re
 from importlib.metadata import PackageNotFoundError, version
 
 from adaptvis.errors import UnsupportedError
+from adaptvis.vllm.support import switched_on
 
 __all__ = [
     "DISABLE",
@@ -33,19 +33,23 @@ def register() -> None:
     Raises:
         UnsupportedError: the installed vLLM is not one that was tested.
     """
-    if os.environ.get(DISABLE, "") not in ("", "0"):
+    if switched_on(DISABLE):
         logger.info("adaptvis is switched off by %s.", DISABLE)
         return
     check_version(installed_version())
     from adaptvis.vllm.beam_search import install_beam_search
     from adaptvis.vllm.front_end import install_front_end
+    from adaptvis.vllm.image_cache import install_image_cache
     from adaptvis.vllm.metrics import install_metrics
     from adaptvis.vllm.models import install_models
     from adaptvis.vllm.prefix_keys import install_prefix_keys
+    from adaptvis.vllm.server_requests import install_server_requests
     from adaptvis.vllm.worker import install_worker
 
     install_models()
     install_front_end()
+    install_image_cache()
+    install_server_requests()
     install_beam_search()
     install_metrics()
     install_prefix_keys()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from typing import Any
 
 # Model types that the tests run against transformers.
@@ -21,7 +22,19 @@ FAMILIES = (
 )
 UNTESTED = "ADAPTVIS_UNTESTED"
 
-__all__ = ["misread", "sees_last_image_token", "unsupported", "uses_sliding_window"]
+__all__ = [
+    "misread",
+    "sees_last_image_token",
+    "switched_on",
+    "unsupported",
+    "uses_sliding_window",
+]
+
+
+def switched_on(variable: str, environment: Mapping[str, str] = os.environ) -> bool:
+    """Whether an environment variable says yes: it is set, and not to a word for no."""
+    value = environment.get(variable, "").strip().casefold()
+    return value not in ("", "0", "false", "no", "off", "none")
 
 
 def unsupported(vllm_config: Any) -> str:
@@ -43,7 +56,7 @@ def unsupported(vllm_config: Any) -> str:
             "PaliGemma is not supported: all tokens of its prompts should see each other, and in "
             "vLLM they do not"
         )
-    if model.hf_config.model_type not in FAMILIES and not os.environ.get(UNTESTED):
+    if model.hf_config.model_type not in FAMILIES and not switched_on(UNTESTED):
         return (
             f"the model family {model.hf_config.model_type} was not tested; set {UNTESTED}=1 to "
             "steer it all the same, at your own risk"
