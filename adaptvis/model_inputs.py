@@ -8,7 +8,7 @@ from typing import Any
 from adaptvis.engine import Query
 from adaptvis.errors import CheckpointError, PromptError
 
-__all__ = ["model_source", "prompt_text"]
+__all__ = ["context_length", "model_source", "prompt_text"]
 
 
 def model_source(model: str) -> str:
@@ -26,6 +26,14 @@ def model_source(model: str) -> str:
             "is expected"
         )
     return str(path.expanduser())
+
+
+def context_length(text_config: Any) -> int | None:
+    """How many positions a decoder was trained on; None where rotary embeddings are stretched."""
+    rope = getattr(text_config, "rope_parameters", None) or {}
+    if rope.get("rope_type", "default") != "default":
+        return None
+    return getattr(text_config, "max_position_embeddings", None)
 
 
 def prompt_text(processor: Any, query: Query, source: str) -> str:

@@ -30,7 +30,7 @@ from adaptvis.errors import (
 from adaptvis.hf.cache import recording_past, sequence_length
 from adaptvis.hf.families import family_for
 from adaptvis.hf.patch import steer
-from adaptvis.model_inputs import model_source, prompt_text
+from adaptvis.model_inputs import context_length, model_source, prompt_text
 from adaptvis.steering.policy import confidence_of
 from adaptvis.steering.spans import steered_rows
 
@@ -200,11 +200,22 @@ class HFEngine:
                     f"{int((ids == placeholder).sum())} image tokens; put one placeholder per "
                     f"image into it: {query.prompt[:80]!r}"
                 )
+        self._check_lengths(queries, inputs["attention_mask"])
         inputs = inputs.to(self.model.device)
         for name, tensor in inputs.items():
             if isinstance(tensor, Tensor) and tensor.is_floating_point():
                 inputs[name] = tensor.to(self.model.dtype)
         return dict(inputs)
+
+    def _check_lengths(self, queries: Sequence[Query], attention_mask: Tensor) -> None:
+        """Refuse what vLLM refuses: behind its last trained position a model answers anything."""
+        most = context_length(self.family.decoder_of(self.model).config)
+        for query, length in zip(queries, attention_mask.sum(dim=1).tolist(), strict=True):
+            if most is not None and length >= most:
+                raise PromptError(
+                    f"A prompt has {length} tokens and leaves no room for an answer in the "
+                    f"model's context of {most}; shorten it: {query.prompt[:80]!r}"
+                )
 
     def _by_length(self, inputs: dict[str, Tensor]) -> list[list[int]]:
         """Prompts of equal length together; one group where no prefill can be shared anyway."""
