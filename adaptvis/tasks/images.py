@@ -2,6 +2,7 @@
 
 import io
 import os
+import re
 from functools import partial
 from pathlib import Path
 
@@ -10,6 +11,8 @@ from PIL import Image, UnidentifiedImageError
 from adaptvis.errors import DataError
 
 __all__ = ["decode_image", "inside", "open_image", "pictures_in"]
+
+_ADDRESS = re.compile(r"[a-z][a-z0-9+.-]*://|data:", re.IGNORECASE)
 
 
 def inside(root: Path, name: str, where: str) -> Path:
@@ -48,6 +51,11 @@ def pictures_in(root: Path, names: tuple[str, ...], where: str) -> partial[tuple
             :func:`open_image`.
     """
     for name in names:
+        if _ADDRESS.match(name):
+            raise DataError(
+                f"{where}: image {name!r:.60} is an address or the picture itself; save it as a "
+                "file, and give the path of that"
+            )
         if os.path.isabs(name):
             inside(root, name, where)
         elif os.path.normpath(name).split(os.sep)[0] == os.pardir:
