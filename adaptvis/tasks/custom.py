@@ -48,7 +48,7 @@ def _load(path: Path, part: Part) -> list[Sample]:
     parts: set[str] = set()
     # Data frames write null where a line has no value.
     entries = [
-        Entry({name: value for name, value in entry.fields.items() if value is not None}, entry.where)
+        Entry({n: value for n, value in entry.fields.items() if value is not None}, entry.where)
         for entry in read_jsonl(path)
     ]
     # Where some lines have a category, the others must not look like the total.
