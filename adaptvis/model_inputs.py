@@ -8,7 +8,7 @@ from typing import Any
 from adaptvis.engine import Query
 from adaptvis.errors import CheckpointError, PromptError
 
-__all__ = ["context_length", "model_source", "prompt_text"]
+__all__ = ["context_length", "load_whole", "model_source", "prompt_text"]
 
 
 def model_source(model: str) -> str:
@@ -26,6 +26,32 @@ def model_source(model: str) -> str:
             "is expected"
         )
     return str(path.expanduser())
+
+
+def load_whole(auto: Any, source: str | Path, **options: Any) -> Any:
+    """``auto.from_pretrained``, where the checkpoint has every weight of the model.
+
+    transformers fills the others with random numbers and says so in a log.
+
+    Raises:
+        CheckpointError: weights are missing, or have other shapes.
+    """
+    model, found = auto.from_pretrained(
+        source, output_loading_info=True, ignore_mismatched_sizes=True, **options
+    )
+    if other := sorted(found["mismatched_keys"]):
+        name, stored, wanted = other[0]
+        raise CheckpointError(
+            f"The checkpoint of {source} does not belong to its config.json: {name} is of shape "
+            f"{list(stored)} and should be of {list(wanted)}; get both from one place"
+        )
+    if missing := sorted(found["missing_keys"]):
+        raise CheckpointError(
+            f"The checkpoint of {source} is not whole: weights are missing, which would be random "
+            f"numbers ({len(missing)}, the first {missing[0]}); get all of it, and see that its "
+            "config.json belongs to it"
+        )
+    return model
 
 
 def context_length(text_config: Any) -> int | None:

@@ -30,7 +30,7 @@ from adaptvis.errors import (
 from adaptvis.hf.cache import recording_past, sequence_length
 from adaptvis.hf.families import family_for
 from adaptvis.hf.patch import steer
-from adaptvis.model_inputs import context_length, model_source, prompt_text
+from adaptvis.model_inputs import context_length, load_whole, model_source, prompt_text
 from adaptvis.steering.policy import confidence_of
 from adaptvis.steering.spans import steered_rows
 
@@ -85,7 +85,8 @@ class HFEngine:
         try:
             family_for(AutoConfig.from_pretrained(source, trust_remote_code=trust_remote_code))
             processor = AutoProcessor.from_pretrained(source, trust_remote_code=trust_remote_code)
-            loaded = AutoModelForImageTextToText.from_pretrained(
+            loaded = load_whole(
+                AutoModelForImageTextToText,
                 source,
                 dtype=dtype,
                 attn_implementation=attn_implementation,
@@ -101,8 +102,7 @@ class HFEngine:
         except (OSError, KeyError, ImportError, ValueError) as error:
             first = str(error).strip().splitlines()[0] if str(error).strip() else repr(error)
             raise CheckpointError(f"Cannot load the model {source}: {first}") from None
-        model_on_device: Any = loaded
-        return cls(model_on_device.to(device), processor, source)
+        return cls(loaded.to(device), processor, source)
 
     def describe(self) -> dict[str, str]:
         """Model, dtype, device, attention and library versions."""
