@@ -28,6 +28,7 @@ from pydantic import (
 )
 
 from adaptvis.errors import ConfigError, unknown_name
+from adaptvis.unique_keys import json_value, yaml_value
 
 __all__ = [
     "TOKEN_METHODS",
@@ -370,8 +371,8 @@ def parse_config(value: Mapping[str, Any] | str | SteeringConfig) -> SteeringCon
         return value
     if isinstance(value, str):
         try:
-            value = json.loads(value)
-        except (json.JSONDecodeError, RecursionError) as error:
+            value = json_value(value)
+        except (ValueError, RecursionError) as error:
             raise ConfigError(f"The steering configuration is not valid JSON: {error}") from None
     if not isinstance(value, Mapping):
         raise ConfigError(
@@ -399,11 +400,11 @@ def load_config(path: str | Path, name: str | None = None) -> SteeringConfig:
     """
     path = Path(path)
     try:
-        text = path.read_text(encoding="utf-8")
-        value = json.loads(text) if path.suffix == ".json" else yaml.safe_load(text)
+        text = path.read_text(encoding="utf-8-sig")
+        value = json_value(text) if path.suffix == ".json" else yaml_value(text)
     except OSError as error:
         raise ConfigError(f"Cannot read the configuration {path}: {error.strerror}") from None
-    except (yaml.YAMLError, json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise ConfigError(f"{path} is not valid JSON or YAML: {error}") from None
     presets = value.get("presets") if isinstance(value, Mapping) else None
     if not isinstance(presets, Mapping):

@@ -13,8 +13,10 @@ from adaptvis.errors import CheckpointError, ConfigError, PromptError
 
 __all__ = [
     "ImageBackend",
+    "context_length",
     "describe_processor",
     "load_processor",
+    "load_whole",
     "model_source",
     "prompt_text",
 ]
@@ -84,6 +86,40 @@ def describe_processor(processor: Any) -> dict[str, str]:
         "image_processor": type(own).__name__,
         "image_backend": str(getattr(own, "backend", "unknown")),
     }
+
+
+def load_whole(auto: Any, source: str | Path, **options: Any) -> Any:
+    """``auto.from_pretrained``, where the checkpoint has every weight of the model.
+
+    transformers fills the others with random numbers and says so in a log.
+
+    Raises:
+        CheckpointError: weights are missing, or have other shapes.
+    """
+    model, found = auto.from_pretrained(
+        source, output_loading_info=True, ignore_mismatched_sizes=True, **options
+    )
+    if other := sorted(found["mismatched_keys"]):
+        name, stored, wanted = other[0]
+        raise CheckpointError(
+            f"The checkpoint of {source} does not belong to its config.json: {name} is of shape "
+            f"{list(stored)} and should be of {list(wanted)}; get both from one place"
+        )
+    if missing := sorted(found["missing_keys"]):
+        raise CheckpointError(
+            f"The checkpoint of {source} is not whole: weights are missing, which would be random "
+            f"numbers ({len(missing)}, the first {missing[0]}); get all of it, and see that its "
+            "config.json belongs to it"
+        )
+    return model
+
+
+def context_length(text_config: Any) -> int | None:
+    """How many positions a decoder was trained on; None where rotary embeddings are stretched."""
+    rope = getattr(text_config, "rope_parameters", None) or {}
+    if rope.get("rope_type", "default") != "default":
+        return None
+    return getattr(text_config, "max_position_embeddings", None)
 
 
 def prompt_text(processor: Any, query: Query, source: str, config: Any = None) -> str:

@@ -11,12 +11,12 @@ coefficient. ``adaptvis-TASK`` has the paper's rule with the published numbers, 
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 
 from adaptvis.config import AdaptVis, ScalingVis, SteeringConfig, load_config, parse_config
 from adaptvis.errors import ConfigError, unknown_name
+from adaptvis.unique_keys import json_value
 
 __all__ = [
     "MODEL_PRESETS_FILE",
@@ -148,7 +148,7 @@ def load_model_presets(model_directory: str | Path) -> dict[str, SteeringConfig]
     if not path.is_file():
         return {}
     try:
-        stored = json.loads(path.read_text(encoding="utf-8"))["presets"]
+        stored = json_value(path.read_text(encoding="utf-8-sig"))["presets"]
         items = stored.items()
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         raise ConfigError(

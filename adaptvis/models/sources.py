@@ -6,7 +6,7 @@ Either may itself be a LLaVA, of which the part is then taken.
 from __future__ import annotations
 
 import pickle
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -26,7 +26,7 @@ from transformers import (
 )
 
 from adaptvis.errors import AdaptVisError, CheckpointError, UnsupportedError
-from adaptvis.model_inputs import load_processor
+from adaptvis.model_inputs import load_processor, load_whole
 from adaptvis.models.configuration import MODEL_TYPE
 from adaptvis.models.locating import hub_problem, quiet_hub, require_place
 
@@ -135,8 +135,8 @@ def load_language_model(source: str | Path, dtype: str | torch.dtype) -> Languag
     config = read_config(source)
     if config.model_type in LLAVA_TYPES:
         with readable("a LLaVA", source):
-            whole: Any = AutoModelForImageTextToText.from_pretrained(
-                source, dtype=dtype, use_safetensors=True
+            whole = load_whole(
+                AutoModelForImageTextToText, source, dtype=dtype, use_safetensors=True
             )
             processor = AutoProcessor.from_pretrained(source)
         return LanguageModel(
@@ -158,8 +158,8 @@ def load_language_model(source: str | Path, dtype: str | torch.dtype) -> Languag
             "language model such as lmsys/vicuna-7b-v1.5, or a LLaVA whose decoder is to be taken"
         )
     with readable("a language model", source):
-        model: Any = AutoModelForCausalLM.from_pretrained(
-            source, dtype=dtype, use_safetensors=_has_safetensors(source)
+        model = load_whole(
+            AutoModelForCausalLM, source, dtype=dtype, use_safetensors=_has_safetensors(source)
         )
         tokenizer = AutoTokenizer.from_pretrained(source)
     if getattr(model.get_output_embeddings(), "bias", None) is not None:
@@ -187,8 +187,8 @@ def load_vision_tower(source: str | Path, dtype: str | torch.dtype) -> VisionTow
         _check_tower(source, config.vision_config.model_type)
         require_image_processor(source)
         with readable("a LLaVA", source):
-            whole: Any = AutoModelForImageTextToText.from_pretrained(
-                source, dtype=dtype, use_safetensors=True
+            whole = load_whole(
+                AutoModelForImageTextToText, source, dtype=dtype, use_safetensors=True
             )
             processor = load_processor(source)
         return VisionTower(
@@ -199,10 +199,10 @@ def load_vision_tower(source: str | Path, dtype: str | torch.dtype) -> VisionTow
         )
     _check_tower(source, config.model_type)
     require_image_processor(source)
-    load: Callable[..., Any] = _TOWERS[config.model_type].from_pretrained
+    tower = _TOWERS[config.model_type]
     with readable("a vision tower", source):
         return VisionTower(
-            load(source, dtype=dtype, use_safetensors=_has_safetensors(source)),
+            load_whole(tower, source, dtype=dtype, use_safetensors=_has_safetensors(source)),
             AutoImageProcessor.from_pretrained(source, backend="pil"),
         )
 

@@ -16,6 +16,7 @@ from pathlib import Path
 from adaptvis.errors import DataError, unknown_name
 from adaptvis.tasks.base import Part, Sample, Task
 from adaptvis.tasks.files import Entry, digest, read_jsonl
+from adaptvis.tasks.grading import normalised_words
 from adaptvis.tasks.images import pictures_in
 from adaptvis.tasks.marks import question_text
 
@@ -47,7 +48,11 @@ def _load(path: Path, part: Part) -> list[Sample]:
     folder = path.parent.resolve()
     samples = []
     parts: set[str] = set()
-    entries = list(read_jsonl(path))
+    # Data frames write null where a line has no value.
+    entries = [
+        Entry({n: value for n, value in entry.fields.items() if value is not None}, entry.where)
+        for entry in read_jsonl(path)
+    ]
     # Where some lines have a category, the others must not look like the total.
     categories = any("category" in entry.fields for entry in entries)
     without = "no category" if categories else "all questions"
@@ -70,6 +75,12 @@ def _part(entry: Entry) -> str:
     """The part that a line belongs to; refuses unknown fields on the way."""
     if unknown := sorted(set(entry.fields) - _FIELDS):
         raise DataError(f"{entry.where}: {unknown_name('field', unknown[0], _FIELDS)}")
+    for one, several in (("image", "images"), ("answer", "answers")):
+        if one in entry.fields and several in entry.fields:
+            raise DataError(f"{entry.where}: give {one} or {several}, not both")
+    for name in ("id", "category"):
+        if not isinstance(value := entry.fields.get(name, ""), str | int | float):
+            raise DataError(f"{entry.where}: {name} must be a text or a number, got {value!r:.60}")
     part = entry.fields.get("part", "test")
     if part not in ("validation", "test"):
         raise DataError(f"{entry.where}: part must be validation or test, got {part!r:.60}")
@@ -81,14 +92,14 @@ def _sample(entry: Entry, folder: Path, number: str, without: str) -> Sample:
     names = entry.texts("images" if "images" in entry.fields else "image")
     gold = entry.texts("answers" if "answers" in entry.fields else "answer")
     options = entry.texts("options") if "options" in entry.fields else ()
-    if options and not {g.lower() for g in gold} & {o.lower() for o in options}:
+    if options and not {normalised_words(g) for g in gold} & {normalised_words(o) for o in options}:
         raise DataError(f"{where}: the answer {gold[0]!r} is not among the options")
     question = entry.texts("question")
     if len(question) != 1:
         raise DataError(f"{where}: question must be one text")
     prompt = question_text(question[0], len(names), where)
     count = entry.fields.get("object_count")
-    if count is not None and not (isinstance(count, int) and count >= 0):
+    if count is not None and not (type(count) is int and count >= 0):
         raise DataError(f"{where}: object_count must be a whole number, got {count!r}")
     return Sample(
         id=str(entry.fields.get("id", number)),

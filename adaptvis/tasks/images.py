@@ -2,6 +2,7 @@
 
 import io
 import os
+import re
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -12,6 +13,8 @@ from adaptvis.errors import DataError
 from adaptvis.pictures import as_rgb
 
 __all__ = ["check_image", "decode_image", "inside", "open_image", "pictures_in"]
+
+_ADDRESS = re.compile(r"[a-z][a-z0-9+.-]*://|data:", re.IGNORECASE)
 
 
 def inside(root: Path, name: str, where: str) -> Path:
@@ -64,6 +67,11 @@ def pictures_in(
             :func:`open_image`.
     """
     for name in names:
+        if _ADDRESS.match(name):
+            raise DataError(
+                f"{where}: image {name!r:.60} is an address or the picture itself; save it as a "
+                "file, and give the path of that"
+            )
         if os.path.isabs(name):
             inside(root, name, where)
         elif os.path.normpath(name).split(os.sep)[0] == os.pardir:

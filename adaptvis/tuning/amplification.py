@@ -25,6 +25,7 @@ from adaptvis.evaluation.statistics import RELIABLE_GAIN, Gain, paired_gain
 from adaptvis.steering.amplification import AMPLIFICATION_ALPHAS
 from adaptvis.steering.directions import control_directions
 from adaptvis.tasks import Part, Prompts, Task
+from adaptvis.tuning.folds import check_images
 from adaptvis.tuning.held_out import HeldOut, held_out_gains, run_held_out
 from adaptvis.tuning.ladder import Ladder
 from adaptvis.tuning.store import gain_values, merge_presets
@@ -122,6 +123,8 @@ def tune_amplification(
             for alpha in plan.alphas
         ),
     )
+    asked = plan.task.load(plan.limit, plan.part)
+    check_images([sample.image_id for sample in asked])
     run = evaluate(
         _plan(plan, methods, plan.part, plan.limit),
         lambda _: engine(),

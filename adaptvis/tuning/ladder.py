@@ -7,12 +7,11 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from adaptvis.errors import DataError
 from adaptvis.evaluation.statistics import clustered_standard_error
+from adaptvis.tuning.folds import FOLDS, fold_of_each
 
 __all__ = ["Ladder"]
 
-_FOLDS = 5
 
 Points = NDArray[np.float64]
 
@@ -49,14 +48,9 @@ class Ladder:
         Raises:
             DataError: fewer than ten pictures.
         """
-        names, cluster = np.unique(np.array(self.images), return_inverse=True)
-        if len(names) < 2 * _FOLDS:
-            raise DataError(
-                f"Tuning needs at least {2 * _FOLDS} images, got {len(names)}; raise the limit"
-            )
-        fold = (np.random.default_rng(seed).permutation(len(names)) % _FOLDS)[cluster]
+        fold = fold_of_each(self.images, seed)
         result = np.empty(len(fold))
-        for held_out in range(_FOLDS):
+        for held_out in range(FOLDS):
             inside, outside = np.flatnonzero(fold != held_out), np.flatnonzero(fold == held_out)
             result[outside] = self.points[self.choose(inside), outside]
         return result

@@ -12,6 +12,7 @@ from adaptvis.evaluation import Method, ModelPlan, Plan
 from adaptvis.evaluation.plan import fingerprint
 from adaptvis.tasks import Part, Prompts, Task
 from adaptvis.tuning.advice import advice
+from adaptvis.tuning.folds import FEWEST_IMAGES
 from adaptvis.tuning.grid import Grid
 from adaptvis.tuning.held_out import HeldOut, held_out_gains, run_held_out
 from adaptvis.tuning.luck import luck_of
@@ -107,6 +108,7 @@ def tune(
         batch_size=plan.batch_size,
         resume=resume,
         progress=_named(progress, f"{plan.grid.shape[0]} x {plan.grid.shape[1]} settings"),
+        fewest_images=FEWEST_IMAGES,
     )
     objective = objective_for(plan.objective, plan.task, sweep)
     selection = select(sweep, objective, seed=plan.seed, always_steer=plan.always_steer)

@@ -23,7 +23,6 @@ from dataclasses import dataclass
 import numpy as np
 
 from adaptvis.config import AdaptVis, ScalingVis
-from adaptvis.errors import DataError
 from adaptvis.evaluation.statistics import RELIABLE_GAIN, Gain
 from adaptvis.tuning.candidates import (
     Candidate,
@@ -33,12 +32,12 @@ from adaptvis.tuning.candidates import (
     neutral_candidate,
     scaling_candidates,
 )
+from adaptvis.tuning.folds import FOLDS, fold_of_each
 from adaptvis.tuning.objective import Accuracy, Indices, Metric
 from adaptvis.tuning.sweep import Sweep
 
 __all__ = ["Selection", "select"]
 
-_FOLDS = 5
 _NEUTRAL_THRESHOLD = 0.5
 
 
@@ -188,15 +187,9 @@ def _out_of_fold(
     seed: int,
 ) -> Indices:
     """For every question, the setting that was chosen without its fold."""
-    names, cluster = np.unique(judge.clusters, return_inverse=True)
-    if len(names) < 2 * _FOLDS:
-        raise DataError(
-            f"Tuning needs at least {2 * _FOLDS} images, got {len(names)}; raise the limit"
-        )
-    fold_of_cluster = np.random.default_rng(seed).permutation(len(names)) % _FOLDS
-    fold = fold_of_cluster[cluster]
+    fold = fold_of_each(judge.clusters, seed)
     given = np.zeros(len(fold), dtype=np.intp)
-    for held_out in range(_FOLDS):
+    for held_out in range(FOLDS):
         inside, outside = np.flatnonzero(fold != held_out), np.flatnonzero(fold == held_out)
         given[outside] = choose(inside)[0].given(sweep, outside)
     return given

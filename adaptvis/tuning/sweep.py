@@ -22,6 +22,7 @@ from adaptvis.evaluation.asking import Outcome as Asked
 from adaptvis.evaluation.error_limit import ErrorLimit
 from adaptvis.evaluation.questions import draw_questions
 from adaptvis.tasks import Part, Prompts, Sample, Task
+from adaptvis.tuning.folds import check_images
 from adaptvis.tuning.grid import Grid
 from adaptvis.tuning.recording import Question, SweepFile
 
@@ -114,6 +115,7 @@ def run_sweep(
     batch_size: int = 64,
     resume: bool = False,
     progress: Callable[[int, int], None] | None = None,
+    fewest_images: int = 1,
 ) -> Sweep:
     """Answer the questions of a part under the whole grid, and keep the answers in a folder.
 
@@ -125,16 +127,18 @@ def run_sweep(
         output: receives `sweep.json` and `sweep.jsonl`, a line per question, on disk after each
             batch.
         settings: what else decides the answers (model, engine, dtype); compared on resume.
+        fewest_images: with fewer nothing is asked.
 
     Raises:
         ConfigError: the batch size is below 1, or the folder's sweep was another one.
-        DataError: the task has no such part, more than 5 % of its questions could not be asked, or
-            the model gave no finite confidence.
+        DataError: the task has no such part or too few images, more than 5 % of its questions
+            could not be asked, or the model gave no finite confidence.
         OutputError: the folder holds something and `resume` is off, or cannot be written.
     """
     if batch_size < 1:
         raise ConfigError(f"The batch size must be at least 1, got {batch_size}")
     samples, questions = draw_questions(task, limit, part, prompts)
+    check_images([sample.image_id for sample in samples], fewest_images)
     identity = {
         **(settings or {}),
         "adaptvis": __version__,

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from cli.conftest import Adaptvis, assert_one_sentence
 from PIL import Image
+from safetensors.torch import load_file, save_file
 
 from adaptvis.evaluation import read_records
 
@@ -117,6 +118,32 @@ def test_damaged_weights(adaptvis: Adaptvis, model_folder: Path, tmp_path: Path)
     weights.write_bytes(weights.read_bytes()[:500_000])
     result = adaptvis("eval", "-t", "2ds", "--limit", 2, "-m", damaged)
     assert_one_sentence(result, "weights of the model", "damaged")
+
+
+def test_weights_that_the_checkpoint_lacks_are_not_made_up(
+    adaptvis: Adaptvis, model_folder: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "part"
+    shutil.copytree(model_folder, folder)
+    weights = load_file(folder / "model.safetensors")
+    (lost,) = [
+        name
+        for name in weights
+        if name.endswith("layers.2.mlp.up_proj.weight") and "language_model" in name
+    ]
+    del weights[lost]
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    shutil.copytree(model_folder, tmp_path / "other")
+    config = json.loads((tmp_path / "other" / "config.json").read_text())
+    config["text_config"]["intermediate_size"] += 8
+    (tmp_path / "other" / "config.json").write_text(json.dumps(config))
+    result = adaptvis("eval", "-t", "2ds", "--limit", 2, "-m", tmp_path / "other")
+    assert_one_sentence(result, "does not belong to its config.json", "mlp.", "should be of")
+    said = ("not whole", "layers.2.mlp.up_proj.weight", "random numbers")
+    run = ("--limit", 2, "-m", folder)
+    assert_one_sentence(adaptvis("eval", "-t", "2ds", *run), *said)
+    assert_one_sentence(adaptvis("tune", "-t", "2ds", "-o", "tuned", "-m", folder), *said)
+    assert_one_sentence(adaptvis("diagnose", "norms", *run), *said)
 
 
 def test_an_interruption_says_how_to_go_on(

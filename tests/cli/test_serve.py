@@ -227,6 +227,8 @@ def test_decisions_allow_the_endpoint_and_keep_every_other_plugin(
             ["--additional-config.a.b", "JSON"],
         ),
         ([MODEL, "--api-server-count", "2"], ["--api-server-count", "vllm serve"]),
+        ([MODEL, "-asc", "2"], ["-asc", "vllm serve"]),
+        ([MODEL, "--model", "another", "--alpha", "2"], ["One model", "--model"]),
     ],
 )
 def test_mistakes_are_told_before_vllm_starts(
@@ -235,6 +237,15 @@ def test_mistakes_are_told_before_vllm_starts(
     monkeypatch.setattr(os, "execve", lambda *_: pytest.fail("vLLM was started"))
     monkeypatch.setattr(plugin, "installed_version", lambda: "0.32.0")
     assert_one_sentence(adaptvis("serve", *options), *words)
+
+
+def test_a_configuration_file_is_looked_through_for_them_too(
+    adaptvis: Adaptvis, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(os, "execve", lambda *_: pytest.fail("vLLM was started"))
+    (tmp_path / "server.yaml").write_text("api-server-count: 2\n")
+    result = adaptvis("serve", MODEL, "--config", "server.yaml")
+    assert_one_sentence(result, "--api-server-count", "vllm serve")
 
 
 def test_an_untested_vllm_is_refused(adaptvis: Adaptvis, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -117,3 +117,24 @@ def test_a_saved_model_loads_and_answers_the_same(tmp_path):
     after = HFEngine.load(tmp_path).answer(QUERIES, CONFIGS[:2], max_new_tokens=3)
     for old, new in zip(before, after, strict=True):
         assert [a.token_ids for a in old] == [a.token_ids for a in new]
+
+
+def test_a_prompt_that_leaves_no_room_for_an_answer_is_refused_alone():
+    engine = engine_for("llava")
+    length = int(engine.encode(QUERIES[:1])["input_ids"].shape[1])
+    positions = engine.model.config.text_config
+    positions.max_position_embeddings = length + 1
+    assert engine.answer(QUERIES[:1], [None], max_new_tokens=1)[0][0].token_ids
+    positions.max_position_embeddings = length
+    with pytest.raises(PromptError, match=f"{length} tokens .* context of {length}"):
+        engine.answer(QUERIES[:1], [None])
+    # Padding does not count.
+    assert len(engine.answer([QUERIES[1], QUERIES[1]], [None], max_new_tokens=1)[0]) == 2
+
+
+def test_stretched_positions_have_no_known_end():
+    engine = engine_for("llava")
+    text = engine.model.config.text_config
+    text.max_position_embeddings = 2
+    text.rope_parameters = text.rope_parameters | {"rope_type": "linear", "factor": 8.0}
+    assert engine.encode(QUERIES[:1])

@@ -1,5 +1,7 @@
 """Putting a language model and a vision tower together."""
 
+import shutil
+
 import pytest
 import torch
 from hf.helpers import image
@@ -10,6 +12,7 @@ from models.tiny_sources import (
     write_language_model,
     write_vision_tower,
 )
+from safetensors.torch import load_file, save_file
 from transformers import AutoModelForImageTextToText
 
 from adaptvis.engine import Query
@@ -191,6 +194,19 @@ def test_wrong_parts_are_refused_in_one_sentence(sources, tmp_path):
         assemble(sources["text"], sources["clip"], vision_feature_layers=[1, 5])
     with pytest.raises(ConfigError, match="square number from 1 to 64"):
         assemble(sources["text"], sources["clip"], compression=7)
+
+
+@pytest.mark.parametrize("part", ["text", "clip"])
+def test_parts_whose_checkpoint_is_not_whole_are_refused(sources, tmp_path, part):
+    shutil.copytree(sources[part], tmp_path / part)
+    file = tmp_path / part / "model.safetensors"
+    weights = load_file(file)
+    lost = ("layers.1.mlp.fc1.weight", "layers.1.mlp.up_proj.weight")
+    kept = {name: weight for name, weight in weights.items() if not name.endswith(lost)}
+    assert len(kept) < len(weights)
+    save_file(kept, file, metadata={"format": "pt"})
+    with pytest.raises(CheckpointError, match="not whole: weights are missing"):
+        assemble(*(tmp_path / name if name == part else sources[name] for name in ("text", "clip")))
 
 
 def test_a_mistyped_folder_is_told_as_one(sources):

@@ -49,6 +49,21 @@ def test_parts(tmp_path: Path) -> None:
         only_test.load(part="validation")
 
 
+def test_null_is_no_value(tmp_path: Path) -> None:
+    optional = ("options", "category", "id", "part", "object_count", "answers")
+    line = GOOD | dict.fromkeys(optional)
+    (sample,) = get_task(write(tmp_path / "d", line)).load()
+    assert (sample.id, sample.category, sample.candidates) == ("1", "all questions", ())
+
+
+def test_answer_and_options_are_compared_as_they_are_graded(tmp_path: Path) -> None:
+    line = GOOD | {"answer": " H\u00f6her. ", "options": ["ho\u0308her", "the lower"]}
+    task = get_task(write(tmp_path / "d", line, GOOD | {"options": ["The Left", "right"]}))
+    first, second = task.load()
+    assert task.grade(first, "h\u00f6her").strict
+    assert task.grade(second, "left").strict
+
+
 @pytest.mark.parametrize(
     ("bad", "message"),
     [
@@ -57,7 +72,15 @@ def test_parts(tmp_path: Path) -> None:
         ({**GOOD, "anwser": "x"}, "did you mean 'answer'?"),
         ({"image": "red.png", "question": "Where?"}, "answer must be"),
         ({**GOOD, "question": ""}, "question must be"),
-        ({**GOOD, "answers": []}, "answers must be"),
+        ({"image": "red.png", "question": "Where?", "answers": []}, "answers must be"),
+        ({**GOOD, "answers": ["port"]}, "answer or answers, not both"),
+        ({**GOOD, "images": ["red.png"]}, "image or images, not both"),
+        ({**GOOD, "category": ["cups"]}, "category must be a text or a number"),
+        ({**GOOD, "id": {"n": 1}}, "id must be a text or a number"),
+        ({**GOOD, "object_count": True}, "object_count"),
+        ({**GOOD, "image": "https://example.com/1.png"}, "is an address or the picture itself"),
+        ({**GOOD, "image": "file:///tmp/1.png"}, "is an address or the picture itself"),
+        ({**GOOD, "image": "data:image/png;base64," + 9000 * "A"}, "save it as a file"),
         ({**GOOD, "options": ["up", "down"]}, "'left' is not among the options"),
         ({**GOOD, "part": "train"}, "part must be"),
         ({**GOOD, "object_count": "3"}, "object_count"),
@@ -102,6 +125,7 @@ def assert_names_line_2(error: DataError, path: str, message: str) -> None:
     assert text.startswith(f"{path}, line 2: ")
     assert message in text
     assert "\n" not in text
+    assert len(text) < len(path) + 250
 
 
 def test_an_absolute_path_inside_the_folder_is_read(tmp_path: Path) -> None:

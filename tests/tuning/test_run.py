@@ -147,9 +147,9 @@ def test_an_unknown_objective_is_found_before_the_sweep(tmp_path: Path) -> None:
     assert not (tmp_path / "out").exists()
 
 
-def test_too_few_questions_are_said(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="raise the limit"):
-        tune(plan(limit=12), KnownEngine, tmp_path / "out")
+def test_too_few_images_are_said_before_anything_is_asked(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"at least 10 images, got .*raise the limit"):
+        tune(plan(limit=12), refuse, tmp_path / "out")
 
 
 def test_without_a_threshold_scalingvis_is_chosen_alone(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from adaptvis.errors import ConfigError, unknown_name
+from adaptvis.unique_keys import yaml_value
 
 __all__ = [
     "RECIPES",
@@ -186,7 +187,7 @@ def load_recipe(name: str) -> Recipe:
         if path.suffix not in (".yaml", ".yml"):
             raise ConfigError(unknown_name("recipe", name, RECIPES, "(or give a YAML file)"))
     try:
-        return recipe_from(yaml.safe_load(path.read_text(encoding="utf-8")), str(path.name))
+        return recipe_from(yaml_value(path.read_text(encoding="utf-8-sig")), str(path.name))
     except (OSError, yaml.YAMLError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or " ".join(str(error).split())
         raise ConfigError(f"The recipe file {path} cannot be read: {reason}") from None

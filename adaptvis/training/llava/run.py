@@ -12,6 +12,7 @@ import torch
 from transformers import AutoModelForImageTextToText
 
 from adaptvis.evaluation.environment import versions
+from adaptvis.model_inputs import load_whole
 from adaptvis.training.llava.base import begin
 from adaptvis.training.llava.disk import full_disk_is_told
 from adaptvis.training.llava.finish import logits_of, move_up, verify, write_model
@@ -123,7 +124,7 @@ def _describe(output: Path, sources: dict[str, Source]) -> None:
 
 
 def _load(folder: Path) -> Any:
-    return AutoModelForImageTextToText.from_pretrained(folder, dtype=torch.float32)
+    return load_whole(AutoModelForImageTextToText, folder, dtype=torch.float32)
 
 
 def _write(model: Any, processor: Any, folder: Path) -> None:

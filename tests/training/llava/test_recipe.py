@@ -102,6 +102,13 @@ def test_a_yaml_file_is_a_recipe(tmp_path):
     assert load_recipe(str(path)) == recipe
 
 
+def test_a_setting_that_is_given_twice_is_refused(tmp_path):
+    path = tmp_path / "mine.yaml"
+    path.write_text("name: mine\nname: other\n")
+    with pytest.raises(ConfigError, match="'name' is given twice"):
+        load_recipe(str(path))
+
+
 def test_a_missing_yaml_file_is_named(tmp_path):
     path = tmp_path / "mine.yaml"
     with pytest.raises(ConfigError, match=r"mine\.yaml cannot be read: No such file or directory$"):
