@@ -28,6 +28,7 @@ from typing import Annotated
 import torch
 import triton
 import typer
+from adaptvis_kernels.device_check.timing import measure_ceilings
 from kernel_bench.attention import decode_problem, prefill_problem, require_cache_fits
 from kernel_bench.device import choose_device, device_name
 from kernel_bench.problem import Problem, Record, Refused, run_problem
@@ -45,7 +46,6 @@ from kernel_bench.shapes import (
     prefill_shapes,
     row_counts,
 )
-from kernel_bench.timing import measure_ceilings
 
 KERNELS = (
     "steered_paged_decode",

@@ -8,9 +8,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from adaptvis_kernels.device_check.timing import Ceilings
+
 from kernel_bench.problem import Record
 from kernel_bench.targets import TARGETS
-from kernel_bench.timing import Ceilings
 
 SMOKE_WARNING = (
     "**Smoke run: tiny shapes. The times below are meaningless; no ratio, bandwidth or target is "
