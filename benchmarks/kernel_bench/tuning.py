@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from adaptvis_kernels.configs import configuration
 from adaptvis_kernels.device_check.correctness import poison
 from adaptvis_kernels.device_check.timing import measure
 
@@ -108,6 +109,13 @@ def attempt(
                     text = str(problem_found).strip().split("\n")[0][:120]
                     return Outcome(values, (), f"{type(problem_found).__name__}: {text}")
     return Outcome(values, tuple(times))
+
+
+def tune(task: Task, architecture: str, device: torch.device) -> list[Outcome]:
+    """Outcomes of all candidates, the current configuration's first."""
+    problems = [build(device) for build in task.problems]
+    current = configuration(task.op, task.key, architecture)
+    return [attempt(task, problems, values, device) for values in task.candidates(current)]
 
 
 def best(outcomes: Sequence[Outcome]) -> Outcome | None:

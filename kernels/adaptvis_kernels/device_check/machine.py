@@ -52,7 +52,8 @@ def choose_device(*, smoke: bool) -> torch.device:
         raise NoDevice("Timing needs compiled kernels: unset TRITON_INTERPRET, or add --smoke.")
     if not interpreted and not torch.cuda.is_available():
         raise NoDevice(
-            "No GPU found: times need one; without it only TRITON_INTERPRET=1 ... --smoke runs."
+            "No GPU found: torch sees none; without one the kernels run in Triton's interpreter "
+            "only, untimed, with TRITON_INTERPRET=1 (and --smoke, of the benchmarks)."
         )
     device = torch.device("cpu")
     if not interpreted:
