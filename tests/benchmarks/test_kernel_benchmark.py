@@ -164,8 +164,9 @@ def test_times_are_not_taken_in_the_interpreter(bench: Any, monkeypatch: Any, ca
     assert "unset TRITON_INTERPRET" in capsys.readouterr().err
 
 
-def test_an_output_with_a_number_never_written_is_never_right(bench: Any) -> None:
-    error = bench("problem").relative_error
+def test_an_output_with_a_number_never_written_is_never_right() -> None:
+    from adaptvis_kernels.device_check.correctness import relative_error as error
+
     expected = torch.tensor([3.0, 4.0])
     assert error(torch.tensor([3.0, 4.5]), expected) == pytest.approx(0.1)
     assert error(torch.tensor([3.0, float("nan")]), expected) == float("inf")

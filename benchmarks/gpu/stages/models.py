@@ -1,0 +1,6 @@
+TITLE = "x"
+MEASURES = "x"
+NEEDS = ("nothere",)
+USES_KERNELS = False
+OPTIONAL = True
+TUNED = False
