@@ -11,6 +11,7 @@ accept ``video_processor=None``, and num2words is replaced by ``str`` where it i
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Callable
 from functools import cache
@@ -31,6 +32,8 @@ from adaptvis.models.processors import build_processor
 hf: Any = transformers
 
 MARKER = "<image>"
+# Where models and inputs go, so that the same tests run on a GPU; all are made on the CPU.
+DEVICE = os.environ.get("ADAPTVIS_TEST_DEVICE", "cpu")
 HIDDEN, HEAD_SIZE, LAYERS, VOCABULARY = 64, 16, 3, 320
 
 _WORDS = """a an the is are was what where which how many who do does see answer question yes no
@@ -517,12 +520,13 @@ def build(family: str, seed: int = 0) -> ModelAndProcessor:
 
     Tests that change either must work on a ``copy.deepcopy``.
     """
-    model, processor = _BUILDERS[family]()
-    _randomise(model, seed)
+    with torch.device("cpu"):
+        model, processor = _BUILDERS[family]()
+        _randomise(model, seed)
     model.generation_config.pad_token_id = processor.tokenizer.pad_token_id
     # Nothing ends a generation early: max_new_tokens is the number of tokens.
     model.generation_config.eos_token_id = None
-    return model.float().eval().requires_grad_(False), processor
+    return model.float().to(DEVICE).eval().requires_grad_(False), processor
 
 
 def encode(
@@ -551,6 +555,7 @@ def encode(
         pixels = [own for own in images if own]
     else:
         pixels = [image for own in images for image in own]
-    batch = processor(text=texts, images=pixels, padding=True, return_tensors="pt", **kwargs)
+    with torch.device("cpu"):
+        batch = processor(text=texts, images=pixels, padding=True, return_tensors="pt", **kwargs)
     batch.pop("labels", None)  # PaliGemma's processor always adds them
-    return batch
+    return batch.to(DEVICE)

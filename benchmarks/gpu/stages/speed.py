@@ -99,8 +99,9 @@ def page(results: dict[str, Result], smoke: bool) -> list[str]:
     ceilings = results.get(_CEILINGS)
     if ceilings and not smoke:
         lines += [
-            f"A copy of 1 GiB moves {ceilings['copy'] / 1e9:.0f} GB/s (read and written); a product "
-            f"of 8192 x 8192 matrices in bfloat16 does {ceilings['matmul'] / 1e12:.0f} TFLOP/s.",
+            f"A copy of 1 GiB moves {ceilings['copy'] / 1e9:.0f} GB/s (read and written); a "
+            f"product of 8192 x 8192 matrices in bfloat16 does {ceilings['matmul'] / 1e12:.0f} "
+            "TFLOP/s.",
             "",
         ]
     lines += [EXPLANATION, ""]
