@@ -55,16 +55,23 @@ def missing_packages(needs: tuple[str, ...]) -> list[str]:
     return [name for name in needs if importlib.util.find_spec(name) is None]
 
 
+class TimeIsOver(Exception):
+    """Raised by a part that could not end in time: it was not run."""
+
+
 def in_turn(
     parts: dict[str, Callable[[], Result]], wanted: list[str]
 ) -> Iterator[tuple[str, Result]]:
     """Run the wanted parts one after another; one that fails is a result, too."""
     for name in wanted:
         try:
-            yield name, parts[name]()
+            result = parts[name]()
+        except TimeIsOver:
+            return
         except Exception as problem:
             traceback.print_exc()
-            yield name, {"problem": last_line(problem)}
+            result = {"problem": last_line(problem)}
+        yield name, result
 
 
 def last_line(problem: BaseException) -> str:

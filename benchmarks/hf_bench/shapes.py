@@ -194,12 +194,27 @@ class RandomModel:
         }
 
 
-def build(shape: Shape, device: torch.device) -> RandomModel:
+def normalized_llava(*, small: bool) -> Shape:
+    """LLaVA-1.5-7B's shape with the Normalize projector, at Vicuna-7B's norms."""
+
+    def config() -> Any:
+        from adaptvis.models import AdaptVisLlavaConfig
+
+        values = _llava(small).to_dict()
+        values.pop("model_type")
+        norms = {"normalize": True, "target_mean": 0.83, "max_norm": 1.22}
+        return AdaptVisLlavaConfig(**values, **norms)
+
+    plain = shapes(small=small)["llava-1.5-7b"]
+    return Shape("normalize-llava-1.5-7b", config, plain.image_tokens, plain.pixels)
+
+
+def build(shape: Shape, device: torch.device, *, head_scale: float = _HEAD_SCALE) -> RandomModel:
     """Weights are allocated and drawn on the device: nothing passes through the host's memory."""
     torch.manual_seed(0)
     with torch.device(device), torch.no_grad():
         model = hf.AutoModelForImageTextToText.from_config(shape.config(), dtype=torch.bfloat16)
-        model.lm_head.weight.mul_(_HEAD_SCALE)
+        model.lm_head.weight.mul_(head_scale)
     astray = {str(t.device) for t in (*model.parameters(), *model.buffers())} - {str(device)}
     if astray:
         raise RuntimeError(f"parts of the model were built on {', '.join(sorted(astray))}")

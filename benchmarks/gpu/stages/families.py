@@ -14,7 +14,7 @@ from typing import Any
 from xml.etree import ElementTree
 
 from gpu.setting import ROOT, Setting
-from gpu.stage import Judgement, in_turn
+from gpu.stage import Judgement, TimeIsOver, in_turn
 from gpu.store import Result
 
 TITLE = "Every family is steered exactly on this device"
@@ -69,7 +69,7 @@ def _pytest(name: str, setting: Setting) -> Result:
                 check=False,
             )
         except subprocess.TimeoutExpired:
-            return {"problem": "the stage's time was over before its tests were"}
+            raise TimeIsOver from None
         if not report.is_file():
             return {"problem": f"pytest ended with {done.returncode} and no report"}
         return _counted(report)
