@@ -12,18 +12,15 @@ from __future__ import annotations
 
 import json
 import platform
-import time
-from collections.abc import Callable
 from pathlib import Path
-from statistics import median
-from typing import Annotated, Any
+from typing import Annotated
 
 import torch
 import transformers
 import typer
+from hf_bench.measure import compare, generate
 from published_recipe import published_adaptvis
 from rich.console import Console
-from rich.progress import track
 from rich.table import Table
 from transformers import CLIPVisionConfig, LlamaConfig, LlavaConfig, LlavaForConditionalGeneration
 
@@ -79,29 +76,6 @@ def prompts(batch: int, seed: int = 0) -> dict[str, torch.Tensor]:
         "attention_mask": torch.ones_like(ids),
         "pixel_values": torch.randn((batch, 3, 336, 336), generator=generator),
     }
-
-
-@torch.inference_mode()
-def generate(model: Any, inputs: dict[str, torch.Tensor], new_tokens: int) -> torch.Tensor:
-    return model.generate(
-        **inputs, max_new_tokens=new_tokens, min_new_tokens=new_tokens, do_sample=False
-    )[:, inputs["input_ids"].shape[1] :]
-
-
-def compare(rounds: int, label: str, **contestants: Callable[[], Any]) -> dict[str, float]:
-    """Median seconds of each contestant over interleaved rounds.
-
-    A warm-up round comes first, except before a single round, which is long enough without.
-    """
-    seconds: dict[str, list[float]] = {name: [] for name in contestants}
-    warm_up = int(rounds > 1)
-    for index in track(range(rounds + warm_up), description=label):
-        for name, run in contestants.items():
-            start = time.perf_counter()
-            run()
-            if index >= warm_up:
-                seconds[name].append(time.perf_counter() - start)
-    return {name: median(values) for name, values in seconds.items()}
 
 
 def main(

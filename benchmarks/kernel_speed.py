@@ -18,84 +18,20 @@ from __future__ import annotations
 
 import shlex
 import sys
-from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import Annotated
 
 import torch
 import triton
 import typer
-from kernel_bench.attention import decode_problem, prefill_problem, require_cache_fits
+from adaptvis_kernels.device_check.timing import measure_ceilings
 from kernel_bench.device import choose_device, device_name
-from kernel_bench.problem import Problem, Record, Refused, run_problem
+from kernel_bench.problem import Record
 from kernel_bench.report import Run, problems_of_ours, write_results
-from kernel_bench.rows import image_problem, norms_problem, select_problem
-from kernel_bench.shapes import (
-    MODELS,
-    TINY,
-    AttentionShape,
-    Model,
-    Size,
-    decode_shapes,
-    image_counts,
-    image_shapes,
-    prefill_shapes,
-    row_counts,
-)
-from kernel_bench.timing import measure_ceilings
-
-KERNELS = (
-    "steered_paged_decode",
-    "steered_prefill",
-    "select_alpha",
-    "rescale_norms",
-    "normalize_projection",
-    "image_attention",
-)
-Build = Callable[[], Problem]
-
-
-def builders(
-    kernel: str, model: Model, size: Size, device: torch.device, budget: float
-) -> Iterator[tuple[str, Build]]:
-    """A name and a function for every comparison of one kernel; Refused where memory is short."""
-    if kernel == "select_alpha":
-        for rows in row_counts(size):
-            yield f"{rows} rows", partial(select_problem, model, rows, device)
-    elif kernel in ("rescale_norms", "normalize_projection"):
-        for images in image_counts(size):
-            for backward in (False, True):
-                build = partial(
-                    norms_problem,
-                    model,
-                    images,
-                    device,
-                    normalize=kernel == "normalize_projection",
-                    backward=backward,
-                )
-                yield f"{images} images, {'backward' if backward else 'forward'}", build
-    else:
-        shapes, problem = {
-            "steered_paged_decode": (decode_shapes, decode_problem),
-            "steered_prefill": (prefill_shapes, prefill_problem),
-            "image_attention": (image_shapes, image_problem),
-        }[kernel]
-        for shape in shapes(model, size):
-            yield shape.text, partial(_within, budget, problem, model, shape, device)
-
-
-def _within(
-    budget: float,
-    problem: Callable[..., Problem],
-    model: Model,
-    shape: AttentionShape,
-    device: torch.device,
-) -> Problem:
-    require_cache_fits(model, shape, budget)
-    return problem(model, shape, device)
+from kernel_bench.shapes import MODELS, TINY, Size
+from kernel_bench.speed import KERNELS, builders, measure_one
 
 
 def main(
@@ -136,13 +72,10 @@ def main(
             for one in models:
                 for what, build in builders(name, one, size, device, memory_gib * 2**30):
                     typer.echo(f"{name}, {one.name}, {what}", err=True)
-                    try:
-                        problem = build()
-                    except (Refused, torch.OutOfMemoryError) as reason:
-                        text = "out of memory" if not isinstance(reason, Refused) else reason
-                        skipped.append(f"{name}, {one.name}, {what}: {text}")
-                        continue
-                    records += run_problem(problem, device, ceilings)
+                    found, why = measure_one(build, device, ceilings)
+                    if why:
+                        skipped.append(f"{name}, {one.name}, {what}: {why}")
+                    records += found
                     # After each, so that a run that is cut off leaves what it measured.
                     write_results(output_dir, run, records, skipped)
     paths = write_results(output_dir, replace(run, finished=True), records, skipped)

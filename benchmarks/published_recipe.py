@@ -7,7 +7,7 @@ the prefill. One prompt at a time.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -63,14 +63,24 @@ def _recipe(config: Any, steering: tuple[float, int, int] | None) -> Iterator[No
 
 @torch.inference_mode()
 def published_adaptvis(
-    model: Any, inputs: dict[str, Tensor], config: AdaptVis, new_tokens: int
+    model: Any,
+    inputs: dict[str, Tensor],
+    config: AdaptVis,
+    new_tokens: int,
+    prompt_of: Callable[[int], dict[str, Tensor]] | None = None,
 ) -> Tensor:
-    """Generated tokens [B, new_tokens] of the two-generation recipe."""
+    """Generated tokens [B, new_tokens] of the two-generation recipe.
+
+    prompt_of: one prompt's inputs, where they are not simply its row of each tensor.
+    """
     decoder_config = model.model.language_model.config
     length = {"max_new_tokens": new_tokens, "min_new_tokens": new_tokens, "do_sample": False}
     answers = []
     for index in range(len(inputs["input_ids"])):
-        prompt = {name: tensor[index : index + 1] for name, tensor in inputs.items()}
+        if prompt_of is None:
+            prompt = {name: tensor[index : index + 1] for name, tensor in inputs.items()}
+        else:
+            prompt = prompt_of(index)
         span = torch.where(prompt["input_ids"][0] == model.config.image_token_id)[0]
         with _recipe(decoder_config, None):
             first = model.generate(

@@ -17,24 +17,16 @@ from typing import Annotated
 import torch
 import triton
 import typer
-from adaptvis_kernels.configs import configuration
 from adaptvis_kernels.launching import architecture_of
 from kernel_bench.candidates import Task, tasks
 from kernel_bench.device import choose_device, device_name, refuse
 from kernel_bench.tuning import (
     Outcome,
-    attempt,
     best,
     configuration_file,
+    tune,
     write_configurations,
 )
-
-
-def tune(task: Task, architecture: str, device: torch.device) -> list[Outcome]:
-    """Outcomes of all candidates, the current configuration's first."""
-    problems = [build(device) for build in task.problems]
-    current = configuration(task.op, task.key, architecture)
-    return [attempt(task, problems, values, device) for values in task.candidates(current)]
 
 
 def report(task: Task, outcomes: list[Outcome], chosen: Outcome | None, *, smoke: bool) -> None:

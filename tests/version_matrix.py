@@ -141,7 +141,8 @@ def run(cell: Cell) -> Outcome:
 def table(outcomes: dict[str, Outcome]) -> str:
     """What ran, as Markdown."""
     lines = [
-        "| transformers | vLLM | torch | torchvision | Python | tests | passed | failed | skipped |",
+        "| transformers | vLLM | torch | torchvision | Python | tests | passed | failed | "
+        "skipped |",
         "|---|---|---|---|---|---|---|---|---|",
     ]
     for cell in CELLS:

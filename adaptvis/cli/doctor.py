@@ -13,6 +13,7 @@ from rich.text import Text
 
 from adaptvis import __version__
 from adaptvis.cli.console import error, out
+from adaptvis.cli.doctor_gpu import doctor_gpu
 from adaptvis.errors import AdaptVisError
 
 __all__ = ["doctor"]
@@ -36,8 +37,14 @@ def doctor(
     trust_remote_code: Annotated[
         bool, typer.Option("--trust-remote-code", help="Run code that comes with a hub model.")
     ] = False,
+    gpu: Annotated[
+        bool, typer.Option("--gpu", help="Check and time the kernels on the GPU, for an issue.")
+    ] = False,
 ) -> None:
     """Show what is installed and what would run. Exit code 2 where something is amiss."""
+    if gpu:
+        doctor_gpu()
+        return
     table = Table(box=box.SIMPLE_HEAD)
     for header in ("what", "found", ""):
         table.add_column(header)

@@ -7,6 +7,7 @@ from functools import partial
 from typing import Any
 
 import torch
+from adaptvis_kernels.device_check.timing import Call
 from adaptvis_kernels.ops import steered_paged_decode as decode
 from adaptvis_kernels.ops import steered_prefill as prefill
 from adaptvis_kernels.ops.steered_paged_decode.cost import cost as decode_cost
@@ -18,7 +19,6 @@ from kernel_bench import baselines
 from kernel_bench.inputs import TAIL_ROWS, Checker, Inputs, make_inputs, mask_or_window
 from kernel_bench.problem import Problem, Refused, Variant
 from kernel_bench.shapes import BYTES, AttentionShape, Model
-from kernel_bench.timing import Call
 
 # bfloat16 keeps 8 bits: rounding inputs of the second product and the output gives about 3e-3.
 LIMIT = 1e-2

@@ -2,32 +2,25 @@
 
 from __future__ import annotations
 
-import os
+import sys
 from typing import NoReturn
 
 import torch
-import typer
+from adaptvis_kernels import device_check
+from adaptvis_kernels.device_check.machine import device_name
+
+__all__ = ["choose_device", "device_name", "refuse"]
 
 
 def refuse(message: str) -> NoReturn:
     """One sentence, and exit status 2."""
-    typer.echo(message, err=True)
-    raise typer.Exit(2)
+    print(message, file=sys.stderr)
+    raise SystemExit(2)
 
 
 def choose_device(*, smoke: bool) -> torch.device:
     """A GPU; for a smoke run in Triton's interpreter the CPU."""
-    interpreted = os.environ.get("TRITON_INTERPRET") == "1"
-    if interpreted and smoke:
-        return torch.device("cpu")
-    if interpreted:
-        refuse("Timing needs compiled kernels: unset TRITON_INTERPRET, or add --smoke.")
-    if not torch.cuda.is_available():
-        refuse("No GPU found: times need one; without it only TRITON_INTERPRET=1 ... --smoke runs.")
-    return torch.device("cuda", torch.cuda.current_device())
-
-
-def device_name(device: torch.device) -> str:
-    if device.type != "cuda":
-        return "Triton's interpreter on a CPU"
-    return torch.cuda.get_device_name(device)
+    try:
+        return device_check.choose_device(smoke=smoke)
+    except device_check.NoDevice as problem:
+        refuse(str(problem))

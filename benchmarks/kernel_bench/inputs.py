@@ -7,12 +7,12 @@ from functools import partial
 from typing import Any
 
 import torch
+from adaptvis_kernels.device_check.correctness import relative_error
+from adaptvis_kernels.device_check.timing import sets_of
 from torch import Tensor
 
 from kernel_bench import baselines
-from kernel_bench.problem import relative_error
 from kernel_bench.shapes import AttentionShape, Model, image_spans
-from kernel_bench.timing import sets_of
 
 # Text behind the images, whose rows `rows="text_after_image"` steers.
 TAIL_ROWS = 48

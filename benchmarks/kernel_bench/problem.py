@@ -9,9 +9,8 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import torch
-from torch import Tensor
-
-from kernel_bench.timing import Call, Ceilings, Timing, measure, peak_bytes
+from adaptvis_kernels.device_check.correctness import poison
+from adaptvis_kernels.device_check.timing import Call, Ceilings, Timing, measure, peak_bytes
 
 
 class Refused(Exception):
@@ -85,15 +84,11 @@ class Record:
             values["error"] = str(self.error)
         return values
 
-
-def relative_error(output: Tensor, expected: Tensor) -> float:
-    """|output - expected| / |expected| (Euclidean norms); infinite where a value is not finite."""
-    if output.shape != expected.shape:
-        raise ValueError(f"output has shape {list(output.shape)}, not {list(expected.shape)}")
-    expected = expected.double()
-    difference = torch.linalg.vector_norm(output.double() - expected)
-    error = float(difference / torch.linalg.vector_norm(expected))
-    return error if math.isfinite(error) else math.inf
+    @classmethod
+    def from_json(cls, values: dict[str, Any]) -> Record:
+        """The record that :meth:`as_json` gave."""
+        error = values["error"]
+        return cls(**(values | {"error": float(error) if isinstance(error, str) else error}))
 
 
 def run_problem(problem: Problem, device: torch.device, ceilings: Ceilings) -> list[Record]:
@@ -161,12 +156,6 @@ def _check(variant: Variant, record: Record) -> Sequence[Call] | None:
         record.status = "wrong"
         return None
     return calls
-
-
-def poison(output: Any) -> None:
-    for tensor in output if isinstance(output, tuple) else (output,):
-        if isinstance(tensor, Tensor) and tensor.is_floating_point():
-            tensor.detach().fill_(math.nan)
 
 
 def _give_up(record: Record, problem_found: Exception) -> None:

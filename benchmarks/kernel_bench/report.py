@@ -8,13 +8,21 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from adaptvis_kernels.device_check.timing import Ceilings
+
 from kernel_bench.problem import Record
 from kernel_bench.targets import TARGETS
-from kernel_bench.timing import Ceilings
 
 SMOKE_WARNING = (
     "**Smoke run: tiny shapes. The times below are meaningless; no ratio, bandwidth or target is "
     "claimed.**"
+)
+EXPLANATION = (
+    "Medians of two rounds; spread: the difference of their medians. Random inputs rotate; "
+    "everything is bfloat16 (float16 in a smoke run). time / ours: of the variant over that of the "
+    "first variant of its kernel. ceiling: least possible time by the bytes (M) or operations (A) "
+    "that the work takes, over the time. error: norm(output - reference) / norm(reference), the "
+    "reference in float64, checked before timing; a wrong variant is not timed."
 )
 HEADER = (
     "model",
@@ -95,15 +103,7 @@ def markdown(run: Run, records: Sequence[Record], skipped: Sequence[str]) -> str
             f"{run.ceilings.matmul / 1e12:.0f} TFLOP/s.",
             "",
         ]
-    lines += [
-        "Medians of two rounds; spread: the difference of their medians. Random inputs rotate; "
-        f"everything is {'of 16 bits' if run.smoke else 'bfloat16'}. time / ours: of the variant "
-        "over that of the first variant of its kernel. ceiling: least possible time by the bytes "
-        "(M) or operations (A) that the work takes, over the time. error: "
-        "norm(output - reference) / norm(reference), the reference in float64, checked before "
-        "timing; a wrong variant is not timed.",
-        "",
-    ]
+    lines += [EXPLANATION, ""]
     if not run.smoke:
         lines += ["## Targets", "", "| what | target | | |", "|---|---|---|---|"]
         lines += [

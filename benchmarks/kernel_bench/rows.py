@@ -8,6 +8,8 @@ from typing import Any
 
 import torch
 import torch._functorch.config
+from adaptvis_kernels.device_check.correctness import relative_error
+from adaptvis_kernels.device_check.timing import Call, sets_of
 from adaptvis_kernels.ops import image_attention as image
 from adaptvis_kernels.ops import rescale_norms as norms
 from adaptvis_kernels.ops import select_alpha as confidence
@@ -18,9 +20,8 @@ from torch import Tensor
 
 from kernel_bench import baselines
 from kernel_bench.inputs import make_inputs
-from kernel_bench.problem import Problem, Variant, relative_error
+from kernel_bench.problem import Problem, Variant
 from kernel_bench.shapes import BYTES, AttentionShape, Model
-from kernel_bench.timing import Call, sets_of
 
 # Outputs in bfloat16 are rounded to 8 bits; statistics in float32 are not.
 ROUNDED_LIMIT = 1e-2

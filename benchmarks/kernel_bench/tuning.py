@@ -6,16 +6,19 @@ import importlib
 import json
 import math
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import torch
+from adaptvis_kernels.configs import configuration
+from adaptvis_kernels.device_check.correctness import poison
+from adaptvis_kernels.device_check.timing import measure
 
-from kernel_bench.candidates import Task
-from kernel_bench.problem import Problem, poison
-from kernel_bench.timing import measure
+from kernel_bench.candidates import Task, tasks
+from kernel_bench.problem import Problem
 
 # A candidate must be this much faster than the current configuration to replace it.
 WORTH = 0.02
@@ -109,6 +112,13 @@ def attempt(
     return Outcome(values, tuple(times))
 
 
+def tune(task: Task, architecture: str, device: torch.device) -> list[Outcome]:
+    """Outcomes of all candidates, the current configuration's first."""
+    problems = [build(device) for build in task.problems]
+    current = configuration(task.op, task.key, architecture)
+    return [attempt(task, problems, values, device) for values in task.candidates(current)]
+
+
 def best(outcomes: Sequence[Outcome]) -> Outcome | None:
     """The fastest; the first, the current configuration, unless another is clearly faster."""
     current = outcomes[0]
@@ -136,3 +146,25 @@ def write_configurations(path: Path, chosen: dict[str, dict[str, int]], source: 
     path.write_text(
         f'{{\n  "source": {json.dumps(source)},\n  "configurations": {{\n{lines}\n  }}\n}}\n'
     )
+
+
+def compile_candidate(
+    op: str, key: str, values: dict[str, int], device: torch.device, smoke: bool
+) -> None:
+    """Launch one candidate of a task once, so that the compiler's work is on the disk.
+
+    For a process of its own: :func:`attempt` in another one then finds everything compiled, and its
+    times are not disturbed. What goes wrong shows there, too.
+    """
+    task = next(task for task in tasks(smoke=smoke) if (task.op, task.key) == (op, key))
+    with suppress(Exception):
+        for problem in _problems(op, key, device, smoke):
+            for variant in [*task.chosen(problem), *task.checked(problem)]:
+                with injected(task, values):
+                    variant.calls()[0]()
+
+
+@lru_cache(maxsize=1)
+def _problems(op: str, key: str, device: torch.device, smoke: bool) -> list[Problem]:
+    task = next(task for task in tasks(smoke=smoke) if (task.op, task.key) == (op, key))
+    return [build(device) for build in task.problems]

@@ -16,9 +16,11 @@ __all__ = ["EngineProcess", "environment"]
 
 def environment(plugin: bool) -> dict[str, str]:
     """Of an engine's process: with or without the plugin, one thread, little memory."""
+    before = os.environ.get("PYTHONPATH")
+    paths = [str(Path(__file__).parents[1]), *([before] if before else [])]
     return os.environ | {
         "ADAPTVIS_DISABLE": "0" if plugin else "1",
-        "PYTHONPATH": str(Path(__file__).parents[1]),
+        "PYTHONPATH": os.pathsep.join(paths),
         "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "1"),
         "VLLM_CPU_KVCACHE_SPACE": os.environ.get("VLLM_CPU_KVCACHE_SPACE", "1"),
         "VLLM_LOGGING_LEVEL": os.environ.get("VLLM_LOGGING_LEVEL", "ERROR"),

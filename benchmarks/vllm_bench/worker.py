@@ -29,10 +29,8 @@ def main() -> None:
 
     llm = LLM(
         model=settings["model"],
-        dtype="float32",
-        enforce_eager=True,
         use_tqdm_on_load=False,
-        **settings["options"],
+        **({"dtype": "float32", "enforce_eager": True} | settings["options"]),
     )
     tokenizer = llm.get_tokenizer()
     prompts = []

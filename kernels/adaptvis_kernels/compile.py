@@ -11,7 +11,6 @@ the configurations are those that a device would get.
 from __future__ import annotations
 
 import argparse
-import importlib
 import multiprocessing
 import os
 import re
@@ -29,17 +28,11 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
+from .cases import OPS, cases_of
 from .launching import Launch, record_launches
 
 __all__ = ["OPS", "TARGETS", "Resources", "Target", "compile_case", "compile_launch", "tasks"]
 
-OPS = (
-    "steered_paged_decode",
-    "steered_prefill",
-    "select_alpha",
-    "rescale_norms",
-    "image_attention",
-)
 _TYPES = {
     torch.float32: "fp32",
     torch.float16: "fp16",
@@ -198,13 +191,9 @@ def _nvidia_spills(ptx: str, arch: int, stack: int) -> int:
     )
 
 
-def _cases(op: str) -> list[tuple[str, Any]]:
-    return list(importlib.import_module(f"{__package__}.ops.{op}.cases").compile_cases())
-
-
 def compile_case(op: str, case: str, target: str) -> list[Resources]:
     """Record the launches of one case as for ``target`` and compile each distinct one."""
-    run = dict(_cases(op))[case]
+    run = dict(cases_of(op))[case]
     with record_launches(target) as launches:
         run()
     if not launches:
@@ -222,7 +211,7 @@ def tasks(ops: Sequence[str], targets: Sequence[str]) -> list[tuple[str, str, st
     return [
         (op, case, target)
         for op in ops
-        for case, _ in _cases(op)
+        for case, _ in cases_of(op)
         for target in targets
         if not TARGETS[target].served_like_another or (op, case) in _REPRESENTATIVE
     ]

@@ -158,15 +158,15 @@ def test_tuning_tries_two_candidates_of_every_op_and_stores_nothing() -> None:
 def test_times_are_not_taken_in_the_interpreter(bench: Any, monkeypatch: Any, capsys: Any) -> None:
     monkeypatch.setenv("TRITON_INTERPRET", "1")
     device = bench("device")
-    with pytest.raises(Exception) as caught:  # noqa: PT011 - typer's own exit
+    with pytest.raises(SystemExit) as caught:
         device.choose_device(smoke=False)
-    assert caught.value.exit_code == 2
+    assert caught.value.code == 2
     assert "unset TRITON_INTERPRET" in capsys.readouterr().err
-    assert device.choose_device(smoke=True).type == "cpu"
 
 
-def test_an_output_with_a_number_never_written_is_never_right(bench: Any) -> None:
-    error = bench("problem").relative_error
+def test_an_output_with_a_number_never_written_is_never_right() -> None:
+    from adaptvis_kernels.device_check.correctness import relative_error as error
+
     expected = torch.tensor([3.0, 4.0])
     assert error(torch.tensor([3.0, 4.5]), expected) == pytest.approx(0.1)
     assert error(torch.tensor([3.0, float("nan")]), expected) == float("inf")

@@ -11,6 +11,7 @@ accept ``video_processor=None``, and num2words is replaced by ``str`` where it i
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from functools import cache
 from typing import Any
@@ -40,6 +41,8 @@ __all__ = [
 ]
 
 MARKER = "<image>"
+# Where models and inputs go, so that the same tests run on a GPU; all are made on the CPU.
+DEVICE = os.environ.get("ADAPTVIS_TEST_DEVICE", "cpu")
 
 _WORDS = """a an the is are was what where which how many who do does see answer question yes no
 not of on in at to by with and or left right above below under over top bottom front behind next
@@ -332,10 +335,11 @@ def build(family: str, seed: int = 0) -> ModelAndProcessor:
 
     Tests that change either must work on a ``copy.deepcopy``.
     """
-    config, processor = _BUILDERS[family]()
-    model = tiny_model(config, seed)
+    with torch.device("cpu"):
+        config, processor = _BUILDERS[family]()
+        model = tiny_model(config, seed)
     model.generation_config.pad_token_id = processor.tokenizer.pad_token_id
-    return model, processor
+    return model.to(DEVICE), processor
 
 
 def encode(
@@ -364,6 +368,7 @@ def encode(
         pixels = [own for own in images if own]
     else:
         pixels = [image for own in images for image in own]
-    batch = processor(text=texts, images=pixels, padding=True, return_tensors="pt", **kwargs)
+    with torch.device("cpu"):
+        batch = processor(text=texts, images=pixels, padding=True, return_tensors="pt", **kwargs)
     batch.pop("labels", None)  # PaliGemma's processor always adds them
-    return batch
+    return batch.to(DEVICE)

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from functools import partial
 
 import torch
 
+from ...cases import Case
 from .launch import image_attention
 
-__all__ = ["compile_cases"]
+__all__ = ["compile_cases", "small_cases"]
 
 
-def compile_cases() -> Iterator[tuple[str, Callable[[], object]]]:
-    """Named calls on ``meta`` tensors: every key of the configurations, with a mask.
+def compile_cases() -> Iterator[tuple[str, Case]]:
+    """Every key of the configurations, with a mask, on the ``meta`` device.
 
     A mask takes the place of positions, padding and window, and more registers than they do.
     """
@@ -44,6 +46,15 @@ def compile_cases() -> Iterator[tuple[str, Callable[[], object]]]:
     yield "every size 1", _call(1, batch=1, num_heads=1, width=1, slots=1, mask=True)
 
 
+def small_cases() -> Iterator[tuple[str, Case]]:
+    """A few of them, small."""
+    tiny = partial(_call, 32, num_heads=4, width=40, slots=12)
+    yield "1 row, padding, window", tiny(first=True, window=9)
+    yield "3 rows, alpha, heads, positions", tiny(rows=3, alpha=True, heads=True, positions=True)
+    yield "3 rows, mask, float32", tiny(rows=3, mask=True, dtype=torch.float32)
+    yield "every size 1", _call(1, batch=1, num_heads=1, width=1, slots=1, mask=True)
+
+
 def _call(
     size: int,
     *,
@@ -60,11 +71,12 @@ def _call(
     positions: bool = False,
     window: int | None = None,
     softcap: float | None = None,
-) -> Callable[[], object]:
+) -> Case:
     def new(*shape: int, dtype: torch.dtype) -> torch.Tensor:
         return torch.empty(shape, dtype=dtype, device="meta")
 
-    return lambda: image_attention(
+    call = partial(
+        image_attention,
         new(batch, num_heads, rows, size, dtype=dtype),
         new(batch, num_heads, width, size, dtype=dtype),
         image_positions=new(batch, slots, dtype=torch.int32),
@@ -76,3 +88,4 @@ def _call(
         heads=new(num_heads, dtype=torch.bool) if heads else None,
         softcap=softcap,
     )
+    return Case((call,))

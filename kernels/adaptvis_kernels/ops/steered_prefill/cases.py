@@ -2,45 +2,56 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from functools import partial
 
 import torch
 from torch import Tensor
 
+from ...cases import Case
 from .launch import steered_prefill, steered_prefill_varlen
 
-__all__ = ["compile_cases"]
+__all__ = ["compile_cases", "small_cases"]
 
 
-def compile_cases() -> Iterator[tuple[str, Callable[[], object]]]:
-    """Named calls of the launchers on the ``meta`` device: every key of the configurations.
+def compile_cases() -> Iterator[tuple[str, Case]]:
+    """Every key of the configurations, on the ``meta`` device.
 
     "all options" is what transformers models run: mask, columns, heads.
     """
     half, full = torch.float16, torch.float32
-    yield "head 32, columns, float16", partial(_dense, 4, 4, 32, dtype=half)
-    yield "head 64, GQA 7, 2 spans, padding", partial(_dense, 14, 2, 64, spans=2, padding=True)
-    yield "head 80, columns, padding", partial(_dense, 32, 32, 80, padding=True)
-    yield "head 128, 1 span, padding", partial(_dense, 32, 32, 128, spans=1, padding=True)
-    yield "head 128, GQA 7, varlen, 4 spans", partial(_varlen, 28, 4, 128, spans=4)
+    yield "head 32, columns, float16", _dense(4, 4, 32, dtype=half)
+    yield "head 64, GQA 7, 2 spans, padding", _dense(14, 2, 64, spans=2, padding=True)
+    yield "head 80, columns, padding", _dense(32, 32, 80, padding=True)
+    yield "head 128, 1 span, padding", _dense(32, 32, 128, spans=1, padding=True)
+    yield "head 128, GQA 7, varlen, 4 spans", _varlen(28, 4, 128, spans=4)
     yield (
         "head 256, bidirectional, window",
-        partial(_dense, 8, 4, 256, spans=1, bidirectional=True, window=1024),
+        _dense(8, 4, 256, spans=1, bidirectional=True, window=1024),
     )
-    yield "head 64, tail, columns", partial(_dense, 32, 32, 64, rows=40)
-    yield "head 96, tail, columns", partial(_dense, 32, 32, 96, rows=40)
+    yield "head 64, tail, columns", _dense(32, 32, 64, rows=40)
+    yield "head 96, tail, columns", _dense(32, 32, 96, rows=40)
     yield (
         "head 256, tail, window, softcap",
-        partial(_dense, 8, 4, 256, rows=40, window=4096, softcap=50.0),
+        _dense(8, 4, 256, rows=40, window=4096, softcap=50.0),
     )
     for size in (64, 128, 256):
         softcap = 50.0 if size == 256 else None
         masked = partial(_dense, 8, 4, size, mask=True, softcap=softcap)
-        yield f"head {size}, all options", masked
-        yield f"head {size}, tail, all options", partial(masked, rows=40)
-        yield f"head {size}, float32", partial(_dense, 8, 4, size, dtype=full, padding=True)
-        yield f"head {size}, all options, float32", partial(masked, dtype=full)
+        yield f"head {size}, all options", masked()
+        yield f"head {size}, tail, all options", masked(rows=40)
+        yield f"head {size}, float32", _dense(8, 4, size, dtype=full, padding=True)
+        yield f"head {size}, all options, float32", masked(dtype=full)
+
+
+def small_cases() -> Iterator[tuple[str, Case]]:
+    """A few of them, small."""
+    tiny = partial(_dense, 4, 2, 32, rows=24, columns=24)
+    yield "2 spans, padding", tiny(spans=2, padding=True)
+    yield "bidirectional, window, softcap", tiny(spans=1, bidirectional=True, window=7, softcap=9.0)
+    yield "tail, all options", _dense(4, 2, 32, rows=5, columns=24, mask=True)
+    yield "all options, float32", tiny(mask=True, dtype=torch.float32)
+    yield "varlen, 2 spans", _varlen(4, 2, 32, spans=2, batch=2, tokens=40, max_rows=20)
 
 
 def _empty(*shape: int, dtype: torch.dtype) -> Tensor:
@@ -53,6 +64,7 @@ def _dense(
     head_size: int,
     *,
     rows: int = 704,
+    columns: int = 704,
     spans: int = 0,
     padding: bool = False,
     mask: bool = False,
@@ -60,11 +72,12 @@ def _dense(
     window: int | None = None,
     softcap: float | None = None,
     dtype: torch.dtype = torch.bfloat16,
-) -> object:
-    batch, columns = 2, 704
+) -> Case:
+    batch = 2
     key = _empty(batch, groups, columns, head_size, dtype=dtype)
     span = partial(_empty, batch, dtype=torch.int32)
-    return steered_prefill(
+    call = partial(
+        steered_prefill,
         _empty(batch, rows, num_heads, head_size, dtype=dtype).transpose(1, 2),
         key,
         key,
@@ -79,19 +92,30 @@ def _dense(
         heads=_empty(num_heads, dtype=torch.bool),
         return_log_sum_exp=True,
     )
+    return Case((call,))
 
 
-def _varlen(num_heads: int, groups: int, head_size: int, *, spans: int) -> object:
-    batch, tokens = 8, 4096
+def _varlen(
+    num_heads: int,
+    groups: int,
+    head_size: int,
+    *,
+    spans: int,
+    batch: int = 8,
+    tokens: int = 4096,
+    max_rows: int = 1024,
+) -> Case:
     key = _empty(tokens, groups, head_size, dtype=torch.bfloat16)
     starts = _empty(batch + 1, dtype=torch.int32)
-    return steered_prefill_varlen(
+    call = partial(
+        steered_prefill_varlen,
         _empty(tokens, num_heads, head_size, dtype=torch.bfloat16),
         key,
         key,
         query_starts=starts,
         key_starts=starts,
-        max_rows=1024,
+        max_rows=max_rows,
         row_alpha=_empty(tokens, dtype=torch.float32),
         image_spans=_empty(batch, spans, 2, dtype=torch.int32),
     )
+    return Case((call,))

@@ -13,6 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+__all__ = ["Call", "Ceilings", "Timing", "measure", "measure_ceilings", "peak_bytes", "sets_of"]
+
 Call = Callable[[], Any]
 
 # Inputs that together fill several level-2 caches, so that no cache is what is measured.

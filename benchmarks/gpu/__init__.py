@@ -1,0 +1,1 @@
+"""Everything that is owed on a GPU, stage by stage: see docs/gpu.md."""
