@@ -16,6 +16,7 @@ from collections.abc import Callable
 from functools import cache
 from typing import Any
 
+import torch
 import transformers
 from PIL import Image
 from tokenizers import Regex, Tokenizer
