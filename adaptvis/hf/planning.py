@@ -15,7 +15,7 @@ from adaptvis.hf.amplification import Amplification
 from adaptvis.hf.decisions import DecisionBatch
 from adaptvis.hf.decoder_pass import PromptPlan
 from adaptvis.hf.families import Family
-from adaptvis.hf.prompt_ends import ends_from_labels, ends_from_lengths
+from adaptvis.hf.prompt_ends import ends_from_labels, ends_from_lengths, length_of_each
 from adaptvis.hf.prompts import Generation, PromptState, expand_ends, expand_prompts, join_ids
 from adaptvis.hf.selection import lengths_per_prompt, select_image_tokens
 from adaptvis.steering.spans import steered_rows
@@ -167,11 +167,10 @@ class ForwardCall:
         generation = self.generation
         if generation is None:
             more = self.keeps_cache and not virtual
-            return ends_from_lengths(lengths, tokens, more_follow=more)
-        if not isinstance(lengths, int):
-            lengths = expand_ends(lengths, rows)
+            return ends_from_lengths(length_of_each(lengths, rows), tokens, more_follow=more)
         more = columns < generation.prompt_length + virtual
-        return ends_from_lengths(lengths, tokens, more_follow=more)
+        each = expand_ends(length_of_each(lengths, len(generation.prompt_ids)), rows)
+        return ends_from_lengths(each, tokens, more_follow=more)
 
     def padding(self, ids: Tensor, virtual: int) -> Tensor | None:
         """Bool [B, N], True for padding; None where no mask tells."""

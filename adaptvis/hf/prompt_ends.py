@@ -14,7 +14,13 @@ from torch import Tensor
 
 from adaptvis.errors import PromptError
 
-__all__ = ["PromptLengths", "checked_lengths", "ends_from_labels", "ends_from_lengths"]
+__all__ = [
+    "PromptLengths",
+    "checked_lengths",
+    "ends_from_labels",
+    "ends_from_lengths",
+    "length_of_each",
+]
 
 PromptLengths = int | Sequence[int] | Tensor
 """Tokens of each prompt without padding: one number for all rows of a batch, or one per row."""
@@ -44,25 +50,34 @@ def checked_lengths(lengths: PromptLengths | None) -> int | tuple[int, ...] | No
     return tuple(map(int, numbers)) if for_each_row else int(numbers[0])
 
 
+def length_of_each(lengths: int | tuple[int, ...], prompts: int) -> tuple[int, ...]:
+    """One length per prompt.
+
+    Raises:
+        PromptError: there is another number of them.
+    """
+    lengths = (lengths,) * prompts if isinstance(lengths, int) else lengths
+    if len(lengths) != prompts:
+        raise PromptError(
+            f"prompt_lengths has {len(lengths)} numbers, but this call has {prompts} rows; give "
+            "one per row, or a single number for all"
+        )
+    return lengths
+
+
 def ends_from_lengths(
-    lengths: int | Sequence[int], tokens: Tensor, *, more_follow: bool = False
+    lengths: Sequence[int], tokens: Tensor, *, more_follow: bool = False
 ) -> tuple[int, ...]:
     """The column behind each prompt.
 
     Args:
-        tokens: bool [B, N], the columns seen so far that hold tokens and not padding.
+        lengths: one per row. tokens: bool [B, N], the columns seen so far that hold tokens and not
+            padding.
         more_follow: a prompt may go on in a later call; its end is then beyond N.
 
     Raises:
-        PromptError: not one length per row, or a prompt is longer than its row.
+        PromptError: a prompt is longer than its row.
     """
-    rows = len(tokens)
-    lengths = (lengths,) * rows if isinstance(lengths, int) else tuple(lengths)
-    if len(lengths) != rows:
-        raise PromptError(
-            f"prompt_lengths has {len(lengths)} numbers, but this call has {rows} rows; give one "
-            "per row, or a single number for all"
-        )
     for row, (length, seen) in enumerate(zip(lengths, tokens.sum(dim=1).tolist(), strict=True)):
         if length > seen and not more_follow:
             raise PromptError(

@@ -133,6 +133,19 @@ def test_beam_search_equals_eager_steering(family):
     assert len(handle.last) == len(case.prompts)
 
 
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("rows", ["last_prompt_token", "generated", "text_after_image"])
+@pytest.mark.parametrize("how", ["prompt lookup", "assistant"])
+def test_candidates_that_are_checked_in_one_call_are_no_new_prompt(how, rows):
+    case = Case("llava").alone(1)
+    options = {"prompt_lookup_num_tokens": 3}
+    if how == "assistant":
+        options = {"assistant_model": copy.deepcopy(case.model)}
+    with steer(case.model, ScalingVis(alpha=1.8, rows=rows)):
+        expected, _ = generate(case.model, case.inputs, steps=10)
+        assert torch.equal(generate(case.model, case.inputs, steps=10, **options)[0], expected)
+
+
 def test_sampling_draws_from_the_steered_distribution_for_every_returned_sequence():
     case = Case("llava")
     expected = case.reference(1.8, steps=1)[1][0].repeat_interleave(3, dim=0)

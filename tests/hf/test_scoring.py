@@ -201,6 +201,28 @@ def test_answers_scored_over_the_cache_of_their_prompts(family, told_by, rows):
         assert all(d.applied for d in handle.last)
 
 
+@pytest.mark.parametrize("cache", ["dynamic", "static"])
+def test_answers_scored_one_after_the_other_over_a_cropped_cache(cache):
+    case = Case("llava").alone(1)
+    length = case.ids.shape[1]
+    batches = [Scored(case, answers=[answer]) for answer in ([52, 19, 60], [31, 44])]
+    expected = [b.of_answers(b.reference(1.8, "generated"))[0] for b in batches]
+    config = case.decoder.config
+    with steer(case.model, ScalingVis(alpha=1.8, rows="generated")) as handle, torch.no_grad():
+        kept = DynamicCache(config=config)
+        if cache == "static":
+            kept = StaticCache(config=config, max_cache_len=100)
+        first = case.model(**case.inputs, past_key_values=kept, logits_to_keep=1).logits
+        with handle.scoring(length):
+            for batch, wanted in zip(batches, expected, strict=True):
+                ids = torch.tensor(batch.answers)
+                logits = case.model(input_ids=ids, past_key_values=kept).logits
+                close(torch.cat([first, logits[:, :-1]], dim=1)[0], wanted)
+                if cache == "static":
+                    break
+                kept.crop(length - kept.get_seq_length())
+
+
 def test_many_answers_over_one_prompts_repeated_cache():
     case = Case("llava").alone(1)
     answers = torch.tensor([[31, 44, 27], [52, 19, 60]])
@@ -300,6 +322,17 @@ def test_wrong_prompt_lengths_are_named(lengths, reason):
     ):
         batch.case.model(**batch.inputs)
     assert "forward" not in batch.case.model.__dict__
+
+
+@pytest.mark.parametrize("lengths", [[5], [5] * 4, 1000])
+def test_wrong_prompt_lengths_are_named_in_generate(lengths):
+    batch = Scored(Case("llava"), "left")
+    with (
+        steer(batch.case.model, CONFIG, prompt_lengths=lengths) as handle,
+        pytest.raises(PromptError, match="prompt_lengths"),
+    ):
+        generate(batch.case.model, batch.inputs, num_beams=2)
+    assert handle.last == []
 
 
 def test_lengths_may_be_a_tensor_and_padding_is_not_counted():
