@@ -36,7 +36,7 @@ def patch(model: nn.Module, config: Named, *, processor: Any = None) -> Steering
             configuration file (``FILE:NAME`` where it holds several), or the name of a preset,
             where those that lie beside the model's weights come first.
         processor: the model's processor; only needed for ``regions``, and for ``images`` of
-            families that cut images into tiles.
+            families that cut images into tiles or crops.
 
     Raises:
         UnknownFamilyError: the model has no image tokens, or its family is not known.
