@@ -47,7 +47,7 @@ def patch(
             configuration file (``FILE:NAME`` where it holds several), or the name of a preset,
             where those that lie beside the model's weights come first.
         processor: the model's processor; only needed for ``regions``, and for ``images`` of
-            families that cut images into tiles.
+            families that cut images into tiles or crops.
         prompt_lengths: where prompts end in calls that hold answers too; see
             :meth:`SteeringHandle.scoring`, which says it for a block.
 
