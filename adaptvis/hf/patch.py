@@ -155,7 +155,8 @@ def patch(model: nn.Module, config: Named, *, processor: Any = None) -> Steering
             families that cut images into tiles.
 
     Raises:
-        UnknownFamilyError: the model has no image tokens, or its family is not known.
+        UnknownFamilyError: the model has no image tokens, or its family is not known, or it has no
+            ``get_image_features`` to edit.
         ConfigError: layers or heads that the model does not have, two configurations of a kind, or
             directions that cannot be read or are of another width.
     """
@@ -171,6 +172,8 @@ def _patch(model: nn.Module, config: Named, processor: Any, thread: int | None) 
         try:
             handle = SteeringHandle(stack, configs, processor, thread)
             _check_against(stack.patched.decoder_config, handle.attention)
+            if handle.norms is not None or handle.amplification is not None:
+                stack.patched.require_features()
         except BaseException:
             if not stack.handles:
                 stack.patched.remove()
