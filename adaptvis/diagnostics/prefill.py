@@ -12,6 +12,7 @@ from torch import Tensor
 from adaptvis.config import SteeringConfig
 from adaptvis.errors import AdaptVisWarning
 from adaptvis.hf.engine import HFEngine
+from adaptvis.hf.greedy import greedy_generation
 from adaptvis.hf.patch import steer
 from adaptvis.tasks import Sample
 
@@ -49,7 +50,11 @@ def prefill(engine: HFEngine, inputs: dict[str, Tensor], config: SteeringConfig 
     """
     import warnings
 
-    with steer(engine.model, config, processor=engine.processor), warnings.catch_warnings():
+    with (
+        steer(engine.model, config, processor=engine.processor),
+        greedy_generation(engine.model),
+        warnings.catch_warnings(),
+    ):
         # A prompt that cannot be steered is looked at as it is.
         warnings.simplefilter("ignore", AdaptVisWarning)
         engine.model.generate(**inputs, max_new_tokens=1, do_sample=False, num_beams=1)
