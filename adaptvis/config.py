@@ -81,6 +81,11 @@ class _Value(BaseModel):
 def parse_indices(value: Any) -> Any:
     """Accept ``"0-3,7"`` wherever a sequence of indices is expected."""
     if not isinstance(value, str):
+        if _is_mask(value):
+            raise ValueError(
+                "expected the indices that are steered, got a mask of booleans; "
+                "numpy.flatnonzero(mask) turns one into the other"
+            )
         return value
     indices: list[int] = []
     for part in value.split(","):
@@ -94,6 +99,15 @@ def parse_indices(value: Any) -> Any:
             raise ValueError(f"range {part.strip()!r} runs backwards")
         indices.extend(range(int(first), stop + 1))
     return tuple(indices)
+
+
+def _is_mask(value: Any) -> bool:
+    """Booleans count as 0 and 1, so a mask would name the first two indices."""
+    if hasattr(value, "dtype"):
+        return str(value.dtype).endswith("bool")
+    if not isinstance(value, list | tuple):
+        return False
+    return any(type(item).__name__ in ("bool", "bool_") for item in value)
 
 
 def _indices_in_order(value: tuple[int, ...] | None) -> tuple[int, ...] | None:

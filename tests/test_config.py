@@ -3,7 +3,9 @@
 import json
 import math
 
+import numpy as np
 import pytest
+import torch
 import yaml
 from hypothesis import given
 from hypothesis import strategies as st
@@ -118,6 +120,9 @@ def test_low_may_exceed_high_and_zero_flattens():
         (lambda: ScalingVis(alpha=1, layers=[-1]), "layers: indices count from 0"),
         (lambda: ScalingVis(alpha=1, layers="3-1"), "layers: range '3-1' runs backwards"),
         (lambda: ScalingVis(alpha=1, layers="a"), "layers: 'a' is not a list of indices"),
+        (lambda: ScalingVis(alpha=1, layers=[True, False, True]), "layers: .* got a mask"),
+        (lambda: ScalingVis(alpha=1, heads=np.array([False, True])), "heads: .*flatnonzero"),
+        (lambda: ScalingVis(alpha=1, images=torch.tensor([True])), "images: .* got a mask"),
         (lambda: ScalingVis(alpha=1, regions=[]), "regions is empty"),
         (
             lambda: ScalingVis(

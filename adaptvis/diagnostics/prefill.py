@@ -15,6 +15,7 @@ from adaptvis.errors import AdaptVisWarning, DataError
 from adaptvis.evaluation.asking import failure_sentence
 from adaptvis.evaluation.error_limit import ErrorLimit
 from adaptvis.hf.engine import HFEngine
+from adaptvis.hf.greedy import greedy_generation
 from adaptvis.hf.patch import steer
 from adaptvis.tasks import Sample
 
@@ -77,7 +78,11 @@ def prefill(engine: HFEngine, inputs: dict[str, Tensor], config: SteeringConfig 
     Args:
         inputs: what :meth:`HFEngine.encode` returned.
     """
-    with steer(engine.model, config, processor=engine.processor), warnings.catch_warnings():
+    with (
+        steer(engine.model, config, processor=engine.processor),
+        greedy_generation(engine.model),
+        warnings.catch_warnings(),
+    ):
         # A prompt that cannot be steered is looked at as it is.
         warnings.simplefilter("ignore", AdaptVisWarning)
         engine.model.generate(**inputs, max_new_tokens=1, do_sample=False, num_beams=1)

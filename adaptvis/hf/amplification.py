@@ -30,7 +30,9 @@ class Amplification:
         Raises:
             ConfigError: see :func:`adaptvis.steering.directions.directions_of`.
         """
-        return cls(config, directions_of(config, width).to(device))
+        directions = directions_of(config, width)
+        # Where weights are offloaded the table's own device is none; they follow the features.
+        return cls(config, directions if device.type == "meta" else directions.to(device))
 
     def apply(self, outputs: Any) -> Any:
         """Amplify what ``get_image_features`` returned, keeping its type."""

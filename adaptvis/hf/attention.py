@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -20,7 +20,7 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
 from adaptvis.errors import UnsupportedError
-from adaptvis.hf.observation import LayerAttention, observed_attention, show
+from adaptvis.hf.observation import LayerAttention, has_softcap, observed_attention, show
 from adaptvis.steering import attention as torch_attention
 from adaptvis.steering.backend import steered_attention
 
@@ -59,7 +59,34 @@ class SteeredPass:
         return mask
 
 
-_active: ContextVar[SteeredPass | None] = ContextVar("adaptvis_steered_pass", default=None)
+@dataclass(frozen=True)
+class _Running:
+    """A steered pass under way.
+
+    base: the attention implementation of the model's other passes. reached: layers that asked for
+    attention so far.
+    """
+
+    steering: SteeredPass
+    base: str | None
+    reached: set[int] = field(default_factory=set)
+
+    def check_reached(self, decoder_type: str) -> None:
+        if not self.reached:
+            raise UnsupportedError(
+                f"This {decoder_type!r} decoder computes attention on its own, so nothing was "
+                "steered; use a decoder whose layers go through transformers' AttentionInterface"
+            )
+        missing = sorted((self.steering.layers or frozenset()) - self.reached)
+        if missing:
+            raise UnsupportedError(
+                f"Layers {', '.join(map(str, missing))} of this {decoder_type!r} decoder have no "
+                "softmax attention to steer; leave layers out or name some of "
+                f"{', '.join(map(str, sorted(self.reached)))}"
+            )
+
+
+_active: ContextVar[_Running | None] = ContextVar("adaptvis_steered_pass", default=None)
 
 
 @contextmanager
@@ -79,13 +106,19 @@ def observed_last_row(observer: Callable[[int, Tensor], None]) -> Iterator[None]
 
 @contextmanager
 def steered_pass(configs: Sequence[Any], steering: SteeredPass) -> Iterator[None]:
-    """Run the decoder whose attention reads ``configs`` under steered attention."""
+    """Run the decoder whose attention reads ``configs`` under steered attention.
+
+    Raises:
+        UnsupportedError: a layer that is to be steered did not ask for attention.
+    """
     previous = [config._attn_implementation for config in configs]
-    token = _active.set(steering)
+    running = _Running(steering, previous[0])
+    token = _active.set(running)
     try:
         for config in configs:
             config._attn_implementation = IMPLEMENTATION
         yield
+        running.check_reached(getattr(configs[0], "model_type", "unknown"))
     finally:
         for config, name in zip(configs, previous, strict=True):
             config._attn_implementation = name
@@ -149,14 +182,17 @@ def _steered_attention_forward(
     **kwargs: Any,
 ) -> tuple[Tensor, Tensor | None]:
     """transformers' attention contract: query [B, H, R, D] -> output [B, R, H, D], weights."""
-    steering = _active.get()
-    if steering is None:
+    running = _active.get()
+    if running is None:
         raise UnsupportedError(
             f"The attention implementation {IMPLEMENTATION!r} only runs inside a steered pass; "
             "load the model with its own implementation and use adaptvis.patch(model, config)"
         )
     if kwargs.get("s_aux") is not None:
         raise UnsupportedError("Steering does not support attention sinks (s_aux) yet")
+    steering = running.steering
+    running.reached.add(int(module.layer_idx))  # type: ignore[arg-type]
+    softcap = softcap if has_softcap(running.base) else None
     rows, width = query.shape[2], key.shape[2]
     device = query.device
     seen = steering.columns.shape[1]

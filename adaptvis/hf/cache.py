@@ -83,23 +83,42 @@ def roll_back(cache: Cache, count: int) -> None:
 
 
 class CacheTail:
-    """A copy of the last ``count`` tokens' keys and values, to be put back for some prompts."""
+    """A copy of the last ``count`` tokens' keys and values, to be put back for some prompts.
+
+    Layers of linear attention and convolutions are copied whole: their state has no tokens.
+    """
 
     def __init__(self, cache: Cache, count: int) -> None:
         self.count = count
         self.layers = [
-            tuple(tensor.clone() for tensor in _tail(layer, count)) for layer in cache.layers
+            tuple(tensor.clone() for tensor in _restorable(layer, count)) for layer in cache.layers
         ]
 
     def restore(self, cache: Any, prompts: Any) -> None:
         """Put the copy back where ``prompts`` (bool [B]) is True."""
-        chosen = prompts[:, None, None, None]
         for layer, saved in zip(cache.layers, self.layers, strict=True):
-            if layer.keys.requires_grad:
+            if not _is_recurrent(layer) and layer.keys.requires_grad:
                 # Attention has saved these for its backward pass.
                 layer.keys, layer.values = layer.keys.clone(), layer.values.clone()
-            for tensor, old in zip(_tail(layer, self.count), saved, strict=True):
-                tensor.copy_(old.where(chosen.to(old.device), tensor))
+            for tensor, old in zip(_restorable(layer, self.count), saved, strict=True):
+                chosen = prompts.to(old.device).view(-1, *[1] * (old.dim() - 1))
+                tensor.copy_(old.where(chosen, tensor))
+
+
+def _is_recurrent(layer: Any) -> bool:
+    return hasattr(layer, "recurrent_states")
+
+
+def _restorable(layer: Any, count: int) -> tuple[Tensor, ...]:
+    """The tensors [B, ...] of a layer that its last ``count`` tokens have changed."""
+    if not _is_recurrent(layer):
+        return _tail(layer, count)
+    tensors: list[Tensor] = []
+    for value in vars(layer).values():
+        parts = value.values() if isinstance(value, dict) else value
+        parts = parts if isinstance(value, dict | list | tuple) else [value]
+        tensors += [part for part in parts if isinstance(part, Tensor) and part.dim() > 1]
+    return tuple(tensors)
 
 
 def _tail(layer: DynamicLayer | StaticLayer, count: int) -> tuple[Tensor, Tensor]:

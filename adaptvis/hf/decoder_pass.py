@@ -22,6 +22,7 @@ from adaptvis.config import AdaptVis, ScalingVis
 from adaptvis.errors import UnsupportedError
 from adaptvis.hf.attention import SteeredPass, dense_mask, steered_pass
 from adaptvis.hf.cache import CacheTail, can_roll_back, recording_past, roll_back
+from adaptvis.hf.compiled import run_eagerly
 from adaptvis.hf.decisions import DecisionBatch
 from adaptvis.steering.backend import decide
 from adaptvis.steering.policy import may_select_one
@@ -151,6 +152,7 @@ def run_prompt(
     before = 0 if call.cache is None else int(call.cache.get_seq_length())
     with recording_past(call.cache):
         output = call.forward(**call.kwargs)
+        _check_filled(call, before)
         decisions = _decide(call, plan, output, applies, alpha)
         keep = ~applies | (decisions.alpha == 1) if plan.may_keep else None
 
@@ -184,7 +186,18 @@ def run_steered(call: DecoderCall, plan: PromptPlan, alpha: Tensor, start: int =
     )
     with steered_pass(call.configs, steering):
         # One short pass: compiling it would cost more than it runs.
-        return torch.compiler.disable(call.forward)(**call.kwargs)
+        return run_eagerly(call.forward, **call.kwargs)
+
+
+def _check_filled(call: DecoderCall, before: int) -> None:
+    expected = before + call.length
+    found = expected if call.cache is None else int(call.cache.get_seq_length())
+    if found != expected:
+        raise UnsupportedError(
+            f"The decoder left {found} tokens in its cache where {expected} were expected, so "
+            "steering cannot go on from there; call model.eval() if gradient checkpointing is on, "
+            "pass use_cache=False, or take off what compresses the cache"
+        )
 
 
 def _decide(
@@ -220,9 +233,10 @@ def _restart_row(call: DecoderCall, plan: PromptPlan) -> int:
         return start
     if cached > 0:
         raise UnsupportedError(
-            f"Steering cannot take {count} tokens back out of a "
-            f"{type(call.cache).__name__} that already holds {cached}; use a DynamicCache or send "
-            "the whole prompt at once"
+            f"Steering cannot take {count} tokens back out of a {type(call.cache).__name__} of "
+            f"{', '.join(sorted({type(layer).__name__ for layer in call.cache.layers}))} that "
+            f"already holds {cached}; send the whole prompt at once, and where decode steps are "
+            "steered, prompts that all are"
         )
     return 0
 
@@ -251,7 +265,8 @@ def _merge_rows(output: Any, steered: Any, start: int, keep: Tensor | None) -> N
             old if new is None or old is None else _merged(old, new, start, keep)
             for old, new in zip(output.hidden_states, steered.hidden_states, strict=True)
         )
-    if getattr(output, "attentions", None) is not None:
+    # Empty where the model's own attention gives no weights, as scaled dot-product attention does.
+    if getattr(output, "attentions", None):
         output.attentions = tuple(
             old if old is None or new is None else _merged_attention(old, new, start, keep)
             for old, new in zip(output.attentions, steered.attentions, strict=True)

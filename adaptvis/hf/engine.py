@@ -28,8 +28,9 @@ from adaptvis.errors import (
     ConfigError,
     PromptError,
 )
-from adaptvis.hf.cache import recording_past, sequence_length
+from adaptvis.hf.cache import can_roll_back, recording_past, sequence_length
 from adaptvis.hf.families import family_for
+from adaptvis.hf.greedy import greedy_generation
 from adaptvis.hf.library import cache_argument
 from adaptvis.hf.patch import steer
 from adaptvis.model_inputs import (
@@ -185,7 +186,9 @@ class HFEngine:
                     )
                     continue
                 length = sequence_length(cache)
-                if length > first:
+                if length > first and not can_roll_back(cache, length, length - first):
+                    cache = self._new_cache()
+                elif length > first:
                     cache.crop(-(length - first))
                 results[index] = self._generate(inputs, configs[index], cache, max_new_tokens)
         return [result for result in results if result is not None]
@@ -281,6 +284,7 @@ class HFEngine:
                 inputs.pop(name, None)
         with (
             steer(self.model, config, processor=self.processor) as handle,
+            greedy_generation(self.model),
             warnings.catch_warnings(),
         ):
             # Every answer carries its own reason.
@@ -288,6 +292,8 @@ class HFEngine:
             output = self.model.generate(
                 **inputs,
                 **{self._cache_name: cache},
+                use_cache=True,
+                tokenizer=self.processor.tokenizer,
                 max_new_tokens=max_new_tokens,
                 do_sample=False,
                 num_beams=1,

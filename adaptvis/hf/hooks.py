@@ -56,7 +56,9 @@ class MethodHook:
 class _Replacement:
     def __init__(self, original: Callable[..., Any], wrapper: Callable[..., Any]) -> None:
         functools.update_wrapper(self, original)
-        self._call = torch.compiler.disable(functools.partial(wrapper, original), recursive=False)
+        self._call = torch.compiler.disable(
+            functools.partial(wrapper, original), recursive=False, reason=_FULLGRAPH
+        )
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         return self._call(*args, **kwargs)
@@ -67,6 +69,11 @@ class _Replacement:
     def __reduce__(self) -> Any:
         raise UnsupportedError(_COPY)
 
+
+_FULLGRAPH = (
+    "adaptvis steers between the graphs of a compiled model; compile it without fullgraph=True, or "
+    "call adaptvis.unpatch(model) first"
+)
 
 _COPY = (
     "A patched model cannot be copied or pickled, because the copy would still steer the original; "

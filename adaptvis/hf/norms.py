@@ -11,7 +11,19 @@ from adaptvis.hf.features import edit_features
 from adaptvis.steering.backend import rescale_norms
 from adaptvis.steering.norms import measure_norms, target_and_clip
 
-__all__ = ["rescale_features", "text_embedding_norms"]
+__all__ = ["rescale_features", "table_version", "text_embedding_norms"]
+
+
+def table_version(embedding: nn.Module) -> tuple[int, int] | None:
+    """Changes when the embeddings do; None where nothing tells, so that they are measured again.
+
+    Nothing tells for tensors made in inference mode, for weights that are elsewhere between calls
+    (offloaded), and for tables with adapters, which can be switched.
+    """
+    table: Tensor = embedding.weight  # type: ignore[assignment]
+    if table.is_inference() or table.is_meta or len(list(embedding.parameters())) > 1:
+        return None
+    return table.data_ptr(), table._version
 
 
 def text_embedding_norms(embedding: nn.Module) -> Tensor:

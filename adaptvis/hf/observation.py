@@ -22,7 +22,14 @@ from transformers.masking_utils import sdpa_mask
 
 from adaptvis.errors import UnsupportedError
 
-__all__ = ["OBSERVED", "LayerAttention", "observed_attention", "observed_pass", "show"]
+__all__ = [
+    "OBSERVED",
+    "LayerAttention",
+    "has_softcap",
+    "observed_attention",
+    "observed_pass",
+    "show",
+]
 
 OBSERVED = "adaptvis_observed"
 
@@ -115,6 +122,8 @@ class LayerAttention:
 
 Observer = Callable[[LayerAttention], None]
 _observer: ContextVar[Observer | None] = ContextVar("adaptvis_observer", default=None)
+# The model's own attention implementation while a pass is observed.
+_base: ContextVar[str | None] = ContextVar("adaptvis_observed_base", default=None)
 
 
 @contextmanager
@@ -125,6 +134,14 @@ def observed_attention(observer: Observer) -> Iterator[None]:
         yield
     finally:
         _observer.reset(token)
+
+
+def has_softcap(implementation: str | None) -> bool:
+    """Whether an attention implementation of transformers soft-caps logits where a model asks.
+
+    Scaled dot-product attention has no soft-cap, and transformers leaves it out without a word.
+    """
+    return "sdpa" not in (implementation or "")
 
 
 def show(make: Callable[[], LayerAttention]) -> None:
@@ -142,6 +159,7 @@ def observed_pass(configs: Sequence[Any], observer: Observer) -> Iterator[None]:
     prompt has no padding, window or prefix, transformers makes no mask and torch no matrix.
     """
     previous = [config._attn_implementation for config in configs]
+    token = _base.set(previous[0])
     try:
         with observed_attention(observer):
             for config in configs:
@@ -150,6 +168,7 @@ def observed_pass(configs: Sequence[Any], observer: Observer) -> Iterator[None]:
     finally:
         for config, name in zip(configs, previous, strict=True):
             config._attn_implementation = name
+        _base.reset(token)
 
 
 def _observed_attention_forward(
@@ -169,6 +188,7 @@ def _observed_attention_forward(
             "Attention sinks (s_aux) are not supported; look at a model without them"
         )
     scaling = query.shape[-1] ** -0.5 if scaling is None else scaling
+    softcap = softcap if has_softcap(_base.get()) else None
     if attention_mask is not None:
         attention_mask = attention_mask[..., : key.shape[2]]
     attention = LayerAttention(

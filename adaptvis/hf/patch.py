@@ -52,7 +52,8 @@ def patch(
             :meth:`SteeringHandle.scoring`, which says it for a block.
 
     Raises:
-        UnknownFamilyError: the model has no image tokens, or its family is not known.
+        UnknownFamilyError: the model has no image tokens, or its family is not known, or it has no
+            ``get_image_features`` to edit.
         ConfigError: layers or heads that the model does not have, two configurations of a kind, or
             directions that cannot be read or are of another width.
     """
@@ -77,6 +78,8 @@ def _patch(
         try:
             handle = SteeringHandle(stack, configs, processor, prompt_lengths, block)
             _check_against(stack.patched.decoder_config, handle.attention)
+            if handle.norms is not None or handle.amplification is not None:
+                stack.patched.require_features()
         except BaseException:
             if not stack.handles:
                 stack.patched.remove()

@@ -1,6 +1,6 @@
 """A model under steering: the method hooks, and which pass each decoder call needs.
 
-Three methods of the instance are hooked: ``generate`` and ``forward`` of the model say what the
+Methods of the instance are hooked: ``generate`` and ``forward`` of the model say what the
 prompt is, ``forward`` of its text decoder is where steering happens, and ``get_image_features`` is
 where image-token norms are rescaled and then directions amplified.
 """
@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from transformers.generation.continuous_batching.cache import PagedAttentionCache
 
 from adaptvis.config import AdaptVis, Amplify, ScalingVis
-from adaptvis.errors import AdaptVisWarning, PromptError, UnsupportedError
+from adaptvis.errors import AdaptVisWarning, PromptError, UnknownFamilyError, UnsupportedError
 from adaptvis.hf.amplification import Amplification
 from adaptvis.hf.cache import sequence_length
 from adaptvis.hf.decisions import DecisionBatch
@@ -29,7 +29,7 @@ from adaptvis.hf.decoder_pass import DecoderCall, PromptPlan, run_prompt, run_st
 from adaptvis.hf.families import family_for
 from adaptvis.hf.hooks import MethodHook
 from adaptvis.hf.library import cache_argument, cache_of, decoding_fault
-from adaptvis.hf.norms import rescale_features, text_embedding_norms
+from adaptvis.hf.norms import rescale_features, table_version, text_embedding_norms
 from adaptvis.hf.planning import ForwardCall, Planner, Steering
 from adaptvis.hf.prompts import (
     Generation,
@@ -66,7 +66,7 @@ class PatchedModel:
         self._amplification = amplification
         self._lock = threading.RLock()
         self._local = threading.local()
-        self._text_norms: tuple[tuple[int, int], Tensor] | None = None
+        self._text_norms: tuple[tuple[int, int] | None, Tensor] | None = None
         self._model: Callable[[], Any] = weakref.ref(model)
 
         decoder = family.decoder_of(model)
@@ -86,6 +86,7 @@ class PatchedModel:
                 (model, "init_continuous_batching", self._continuous_batching),
                 (decoder, "forward", self._decoder_forward),
                 (family.features_of(model), "get_image_features", self._get_image_features),
+                (family.features_of(model), "get_video_features", self._get_video_features),
             ):
                 if hasattr(module, name):
                     self._hooks.append(MethodHook(module, name, wrapper))
@@ -100,6 +101,16 @@ class PatchedModel:
         while self._hooks:
             self._hooks[-1].remove()
             self._hooks.pop()
+
+    def require_features(self) -> None:
+        """Raises UnknownFamilyError if the family's image tokens cannot be edited."""
+        features: Any = self.planner.family.features_of(self._model())
+        if not hasattr(features, "get_image_features"):
+            raise UnknownFamilyError(
+                f"A {type(features).__name__} has no get_image_features, so image tokens cannot be "
+                "edited; name the module that has it in "
+                "adaptvis.hf.register_family(Family(..., features=...))"
+            )
 
     def amplification_of(self, config: Amplify) -> Amplification:
         """The directions of a configuration, on this model's device.
@@ -145,14 +156,18 @@ class PatchedModel:
             drafts=kwargs.get("assistant_model") is not None,
             is_draft=is_draft,
         )
+        self._local.forwarded = False
         try:
-            return original(*args, **kwargs)
+            output = original(*args, **kwargs)
         finally:
             self._local.generation = outer
             generation.close()
             if generation.decisions is not None and not is_draft:
                 # A streamer or criterion may have asked the model something else meanwhile.
                 steering.record(generation.decisions)
+        if not self._local.forwarded:
+            _warn_passed_by()
+        return output
 
     def _continuous_batching(self, original: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         if self._attention() is not None:
@@ -169,6 +184,7 @@ class PatchedModel:
 
     def _model_forward(self, original: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         with self._lock:
+            self._local.forwarded = True
             generation: Generation | None = getattr(self._local, "generation", None)
             steering = self._attention() if generation is None else generation.steering
             if steering is None or steering.attention is None:
@@ -195,10 +211,14 @@ class PatchedModel:
                 kept.numel() == 1 if isinstance(kept, Tensor) else kept == 1,
                 generation,
             )
+            self._local.decoded = False
             try:
-                return original(*args, **kwargs)
+                output = original(*args, **kwargs)
             finally:
                 self._local.make_call = None
+            if not self._local.decoded:
+                _warn_passed_by()
+            return output
 
     def _check_inference(self, labels: Tensor | None) -> None:
         model: Any = self._model()
@@ -217,6 +237,8 @@ class PatchedModel:
 
     def _get_image_features(self, original: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         outputs = original(*args, **kwargs)
+        if getattr(self._local, "video", False):
+            return outputs
         self._local.feature_lengths = feature_lengths(getattr(outputs, "pooler_output", None))
         steering = self._norms()
         if steering is not None and steering.norms is not None:
@@ -226,18 +248,29 @@ class PatchedModel:
             outputs = steering.amplification.apply(outputs)
         return outputs
 
+    def _get_video_features(self, original: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        # Some families make a video's tokens with get_image_features.
+        self._local.video = True
+        try:
+            return original(*args, **kwargs)
+        finally:
+            self._local.video = False
+
     def _norms_of_text(self) -> Tensor:
         embedding = self._model().get_input_embeddings()
-        version = (embedding.weight.data_ptr(), embedding.weight._version)
-        if self._text_norms is None or self._text_norms[0] != version:
+        version = table_version(embedding)
+        if version is None or self._text_norms is None or self._text_norms[0] != version:
             self._text_norms = (version, text_embedding_norms(embedding))
         return self._text_norms[1]
 
     def _decoder_forward(self, original: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        self._local.decoded = True
         make_call = getattr(self._local, "make_call", None)
         if make_call is None:
-            if not getattr(self._local, "in_forward", False) and self._attention() is not None:
-                warnings.warn(_PAST_THE_MODEL, AdaptVisWarning, stacklevel=2)
+            inside = getattr(self._local, "in_forward", False)
+            generates = getattr(self._local, "generation", None) is not None
+            if not (inside or generates) and self._attention() is not None:
+                _warn_passed_by()
             return original(*args, **kwargs)
         kwargs = {**dict(zip(self._decoder_names, args, strict=False)), **kwargs}
         head = self._model().get_output_embeddings()
@@ -392,10 +425,6 @@ _CONTINUOUS_BATCHING = (
     "prompts into one row and takes no images, so it cannot be steered; call generate, serve the "
     "model with adaptvis.vllm, or switch steering off with adaptvis.steer(model, None)"
 )
-_PAST_THE_MODEL = (
-    "The decoder was called past the model's own forward, so this call is not steered; call the "
-    "model itself instead of model.model or its language model"
-)
 _GOES_ON = "the prompt goes on behind this call"
 _UNSEEN = "the prompt came into the cache while it was not steered"
 
@@ -404,6 +433,15 @@ def _undecided(ids: Tensor, reason: str) -> DecisionBatch:
     """Prompts that are left alone for one reason."""
     ones = torch.ones(len(ids))
     return DecisionBatch(ones * torch.nan, ones, (reason,) * len(ids))
+
+
+def _warn_passed_by() -> None:
+    warnings.warn(
+        "The model ran past adaptvis's patch, so this call was not steered; call the model itself "
+        "(not model.model), and patch it again if something has replaced its methods since",
+        AdaptVisWarning,
+        stacklevel=3,
+    )
 
 
 def _run_decided(call: DecoderCall, plan: PromptPlan, alpha: Tensor) -> Any:

@@ -16,8 +16,12 @@ _ROWS_AT_ONCE = 8192
 
 @torch.no_grad()
 def measure_norms(embed: Callable[[Tensor], Tensor], count: int, device: torch.device) -> Tensor:
-    """L2 norms, float32 [count], of what ``embed`` makes of the token ids from 0 to ``count``."""
-    ids = torch.arange(count, device=device)
+    """L2 norms, float32 [count], of what ``embed`` makes of the token ids from 0 to ``count``.
+
+    Args:
+        device: where ``embed`` takes ids; meta, of a table that is offloaded, stands for the CPU.
+    """
+    ids = torch.arange(count, device="cpu" if device.type == "meta" else device)
     return torch.cat([embed(part).float().norm(dim=-1) for part in ids.split(_ROWS_AT_ONCE)])
 
 

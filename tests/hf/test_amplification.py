@@ -1,5 +1,7 @@
 """Amplify: the directions of image tokens at the decoder's input, and nothing else."""
 
+import copy
+
 import pytest
 import torch
 from hf.helpers import FAMILIES, Case, generate, image
@@ -137,3 +139,15 @@ def test_directions_of_another_model_and_two_amplifications_are_refused(tmp_path
     config = Amplify(directions=path, alpha=1.0)
     with pytest.raises(ConfigError, match="and one Amplify, got 0, 0 and 2"):
         patch(case.model, [config, config])
+
+
+def test_a_model_whose_embeddings_are_offloaded_is_amplified_too(tmp_path):
+    from accelerate import cpu_offload
+
+    case = Case("llava")
+    config = Amplify(directions=directions_file(tmp_path, case)[0], alpha=ALPHA)
+    with steer(case.model, config):
+        expected = generate(case.model, case.inputs)[1]
+    model = cpu_offload(copy.deepcopy(case.model), execution_device=torch.device("cpu"))
+    with steer(model, config):
+        assert torch.equal(generate(model, case.inputs)[1], expected)

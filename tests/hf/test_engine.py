@@ -1,5 +1,7 @@
 """The transformers engine: shared prefill, batch invariance, reasons, and bad models."""
 
+import copy
+
 import pytest
 from hf.helpers import FAMILIES, Case, image
 
@@ -138,3 +140,29 @@ def test_stretched_positions_have_no_known_end():
     text.max_position_embeddings = 2
     text.rope_parameters = text.rope_parameters | {"rope_type": "linear", "factor": 8.0}
     assert engine.encode(QUERIES[:1])
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        # As a training script leaves it.
+        {"use_cache": False},
+        {"cache_implementation": "static"},
+        {"num_return_sequences": 3, "do_sample": True, "top_k": 5},
+        {"prompt_lookup_num_tokens": 2},
+        {"output_attentions": True, "output_hidden_states": True},
+        {"prefill_chunk_size": 8},
+    ],
+    ids=lambda settings: next(iter(settings)),
+)
+def test_how_a_checkpoint_generates_by_itself_changes_no_answer(settings):
+    expected = engine_for("llava").answer(QUERIES, CONFIGS, max_new_tokens=4)
+    case = Case("llava")
+    model = copy.deepcopy(case.model)
+    model.generation_config.update(**settings)
+    own = model.generation_config
+    answers = HFEngine(model, case.processor).answer(QUERIES, CONFIGS, max_new_tokens=4)
+    for group, wanted in zip(answers, expected, strict=True):
+        for answer, one in zip(group, wanted, strict=True):
+            same(answer, one)
+    assert model.generation_config is own

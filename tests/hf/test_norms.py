@@ -1,8 +1,10 @@
 """NormRescale: image-token norms at the decoder's input."""
 
+import copy
+
 import pytest
 import torch
-from hf.helpers import FAMILIES, Case, generate
+from hf.helpers import FAMILIES, Case, generate, image
 
 from adaptvis import NormRescale, ScalingVis, patch, steer
 from adaptvis.hf.norms import text_embedding_norms
@@ -91,3 +93,72 @@ def test_the_formula_in_float32_whatever_the_type(dtype):
     wide = vectors.double()
     expected = wide / wide.norm(dim=-1, keepdim=True) * 1.5
     torch.testing.assert_close(result[1:], expected[1:].to(dtype), rtol=1e-2, atol=1e-3)
+
+
+def test_a_model_made_in_inference_mode_is_rescaled_as_any_other():
+    case = Case("llava")
+    with steer(case.model, NormRescale()):
+        expected = generate(case.model, case.inputs)[1]
+    with torch.inference_mode():
+        model = copy.deepcopy(case.model).double().float()
+        with steer(model, NormRescale()):
+            logits = generate(model, case.inputs)[1]
+    torch.testing.assert_close(logits, expected)
+
+
+def test_a_table_that_is_offloaded_between_calls_is_measured():
+    from accelerate import cpu_offload
+
+    case = Case("llava")
+    with steer(case.model, NormRescale(clip="text")):
+        expected = generate(case.model, case.inputs)[1]
+    model = cpu_offload(copy.deepcopy(case.model), execution_device=torch.device("cpu"))
+    with steer(model, NormRescale(clip="text")):
+        assert torch.equal(generate(model, case.inputs)[1], expected)
+
+
+def test_norms_of_text_follow_an_adapter_on_the_embeddings():
+    from peft import LoraConfig, get_peft_model
+
+    case = Case("llava")
+    torch.manual_seed(0)
+    adapter = LoraConfig(r=4, target_modules=["embed_tokens"], init_lora_weights=False)
+    model = get_peft_model(copy.deepcopy(case.model), adapter).eval()
+    case.model, case.decoder = model, model.get_base_model().model.language_model
+    ids = torch.arange(model.get_base_model().config.text_config.vocab_size)
+
+    def norms():
+        with torch.no_grad():
+            text = model.get_base_model().get_input_embeddings()(ids).norm(dim=-1).mean()
+        return decoder_input(case).norm(dim=-1).mean(), text
+
+    with steer(model, NormRescale()):
+        torch.testing.assert_close(*norms())
+        with model.disable_adapter():
+            torch.testing.assert_close(*norms())
+        torch.testing.assert_close(*norms())
+
+
+@pytest.mark.parametrize("family", ["qwen2_5_vl", "qwen3_vl"])
+def test_a_videos_tokens_are_left_alone_whatever_makes_them(family):
+    case = Case(family, ["where is the cat"], [[image(0)]])
+    config = case.model.config
+    video = [config.vision_start_token_id, *[config.video_token_id] * 4, config.vision_end_token_id]
+    ids = torch.cat([case.ids[:, :1], torch.tensor([video]), case.ids[:, 1:]], dim=1)
+    case.columns = ids == config.image_token_id
+    videos = ids == config.video_token_id
+    case.inputs = {
+        **case.inputs,
+        "input_ids": ids,
+        "attention_mask": torch.ones_like(ids),
+        "mm_token_type_ids": case.columns + 2 * videos,
+        "pixel_values_videos": torch.randn(16, case.inputs["pixel_values"].shape[1]),
+        "video_grid_thw": torch.tensor([[1, 4, 4]]),
+    }
+    images, case.columns = case.columns, videos
+    plain = decoder_input(case)
+    with steer(case.model, NormRescale(target=3.0)):
+        assert torch.equal(decoder_input(case), plain)
+        case.columns = images
+        norms = decoder_input(case).norm(dim=-1)
+    torch.testing.assert_close(norms, torch.full_like(norms, 3.0))
