@@ -45,9 +45,9 @@ def report(
         OutputError: a file cannot be written.
     """
     from adaptvis.cli.progress import working
+    from adaptvis.evaluation.environment import mixed_image_processors
     from adaptvis.evaluation.failures import count_failures
     from adaptvis.evaluation.output import RECORDS, SUMMARY
-    from adaptvis.evaluation.environment import mixed_image_processors
     from adaptvis.evaluation.plots import plot_object_counts
     from adaptvis.evaluation.summary import summarise, write_summary
     from adaptvis.evaluation.tables import examples_table, overview_table, plain
