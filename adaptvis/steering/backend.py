@@ -35,6 +35,7 @@ from adaptvis.errors import AdaptVisWarning, ConfigError
 from adaptvis.steering import attention, norms, policy
 
 __all__ = [
+    "backend_on",
     "decide",
     "decide_each",
     "kernels_for",
@@ -56,8 +57,9 @@ _VARIABLE = "ADAPTVIS_BACKEND"
 Backend = Literal["triton", "torch"]
 _BACKENDS: tuple[Backend, ...] = ("triton", "torch")
 _override: ContextVar[Backend | None] = ContextVar("adaptvis_backend", default=None)
-# By device, found out once.
+# By device, found out once; and what a trial launch said where it failed.
 _served: dict[torch.device, bool] = {}
+_failures: dict[torch.device, str] = {}
 _serving = threading.Lock()
 
 
@@ -136,15 +138,53 @@ def _try(device: torch.device) -> bool:
     except Exception as error:
         # Known before the warning, which a filter may turn into an exception.
         _served[device] = False
-        text = next(iter(str(error).strip().splitlines()), "no message")
+        _failures[device] = _failure(device, error)
         warnings.warn(
-            f"Triton cannot launch on {device} ({type(error).__name__}: {text}), so torch does the "
+            f"{_failures[device]}, so torch does the "
             f"steering there; {_VARIABLE}=torch makes that the choice and ends this warning",
             AdaptVisWarning,
             stacklevel=2,
         )
         return False
     return True
+
+
+def _failure(device: torch.device, error: Exception) -> str:
+    text = next(iter(str(error).strip().splitlines()), "no message")
+    return f"Triton cannot launch on {device} ({type(error).__name__}: {text})"
+
+
+def backend_on(device: torch.device) -> tuple[Backend, str]:
+    """What steers tensors of a usual dtype on this device, and why; tries a launch where it must.
+
+    Raises:
+        ConfigError: see :func:`kernels_for`, or Triton was asked for and cannot launch there.
+    """
+    wanted = _wanted_backend()
+    if wanted == "torch":
+        return "torch", f"{_VARIABLE}=torch"
+    if wanted is None and device.type != "cuda":
+        return "torch", "the Triton kernels serve CUDA and ROCm devices"
+    kernels = _load_kernels()
+    if wanted == "triton":
+        if kernels is None:
+            kernels_for(torch.empty(0, device=device))  # raises
+        support = importlib.import_module("adaptvis_kernels.support")
+        try:
+            support.try_launch(device)
+        except Exception as error:
+            raise ConfigError(
+                f"{_VARIABLE}=triton insists on kernels; unset it: {_failure(device, error)}"
+            ) from None
+        return "triton", f"{_VARIABLE}=triton"
+    if kernels is None:
+        return "torch", "the package triton cannot be imported"
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", AdaptVisWarning)
+        if _is_served(device):
+            return "triton", "a trial launch went well"
+    reason = "there are no configurations of the kernels for this architecture"
+    return "torch", _failures.get(device, reason)
 
 
 def steered_attention(

@@ -127,19 +127,6 @@ def test_a_model_without_settings_says_which_ones_it_gets(
     assert "scalingvis-controlled_a, published for LLaVA-1.5" in result.err
 
 
-def test_doctor(adaptvis: Adaptvis, model_folder: Path, tmp_path: Path) -> None:
-    result = adaptvis("doctor", "-m", model_folder)
-    assert "would be steered: family llava, 4 layers" in result.out
-    assert "transformers" in result.out
-    (tmp_path / "text").mkdir()
-    (tmp_path / "text" / "config.json").write_text('{"model_type": "llama"}')
-    result = adaptvis("doctor", "-m", "text")
-    assert result.code == 2
-    assert "would not be steered" in result.out
-    assert "register_family" in result.err
-    assert "Traceback" not in result.err
-
-
 @pytest.mark.parametrize("name", [CONVERGED, SHORTCUT])
 def test_the_embedded_models_see_what_they_were_trained_on(adaptvis: Adaptvis, name: str) -> None:
     result = adaptvis(

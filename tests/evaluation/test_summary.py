@@ -8,6 +8,7 @@ from evaluation.made import failed, record
 from evaluation.test_metrics import mean
 
 from adaptvis.errors import ConfigError, DataError
+from adaptvis.evaluation.environment import mixed_image_processors
 from adaptvis.evaluation.statistics import wilson_interval
 from adaptvis.evaluation.summary import read_summary, summarise, write_summary
 from adaptvis.evaluation.tables import p_value
@@ -112,3 +113,11 @@ def test_other_files_are_refused(tmp_path: Path) -> None:
     path.write_text(json.dumps(stored))
     with pytest.raises(DataError, match="this version"):
         read_summary(tmp_path)
+
+
+def test_parts_with_different_image_processors_are_named() -> None:
+    one = {"image_processor": "CLIPImageProcessorPil", "torch": "2.13, 2.14"}
+    assert mixed_image_processors({"m": one, "other": {}}) == []
+    both = {"image_processor": "CLIPImageProcessor, CLIPImageProcessorPil"}
+    (sentence,) = mixed_image_processors({"m": one, "n": both})
+    assert "n was asked with CLIPImageProcessor, CLIPImageProcessorPil" in sentence

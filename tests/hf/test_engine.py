@@ -1,11 +1,13 @@
 """The transformers engine: shared prefill, batch invariance, reasons, and bad models."""
 
 import copy
+from importlib.util import find_spec
 
 import pytest
 from hf.helpers import FAMILIES, Case, image
 
 from adaptvis import AdaptVis, NormRescale, ScalingVis, steer
+from adaptvis.cli.models import embedded_models
 from adaptvis.engine import Engine, Query
 from adaptvis.errors import CheckpointError, ConfigError, PromptError, UnknownFamilyError
 from adaptvis.hf.engine import HFEngine
@@ -88,6 +90,14 @@ def test_it_is_an_engine_and_describes_itself():
     assert isinstance(engine, Engine)
     assert engine.describe()["model_type"] == "llava"
     assert engine.describe()["dtype"] == "float32"
+    assert engine.describe()["image_processor"] == "LlavaImageProcessorPil"
+    assert engine.describe()["image_backend"] == "pil"
+
+
+@pytest.mark.skipif(find_spec("torchvision") is not None, reason="torchvision is installed")
+def test_an_image_backend_that_is_not_installed_is_refused():
+    with pytest.raises(ConfigError, match="cannot use torchvision here; install torchvision"):
+        HFEngine.load(embedded_models()["tiny-2ds-seed0"], image_backend="torchvision")
 
 
 def test_raw_prompts_go_to_the_processor_as_they_are():

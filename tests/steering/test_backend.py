@@ -18,6 +18,7 @@ from adaptvis.steering.policy import confidence_of
 def nothing_is_known_of_any_device(monkeypatch):
     monkeypatch.delenv("ADAPTVIS_BACKEND", raising=False)
     monkeypatch.setattr(backend, "_served", {})
+    monkeypatch.setattr(backend, "_failures", {})
 
 
 @pytest.fixture
@@ -195,3 +196,27 @@ def test_embeddings_larger_than_the_kernel_holds_are_rescaled_by_torch():
     with backend.override_backend("triton"):
         rescaled = backend.rescale_norms(embeddings, 2.0, None)
     torch.testing.assert_close(rescaled.norm(dim=-1), torch.tensor([2.0]))
+
+
+def test_what_steers_on_a_device_is_told_with_its_reason(gpu, monkeypatch):
+    cpu, device = torch.device("cpu"), gpu.device
+    assert backend.backend_on(cpu) == ("torch", "the Triton kernels serve CUDA and ROCm devices")
+    assert backend.backend_on(device) == ("triton", "a trial launch went well")
+    monkeypatch.setattr(backend, "_served", {})
+    gpu.architecture = "sm_75"
+    assert backend.backend_on(device)[0] == "torch"
+    assert "no configurations of the kernels" in backend.backend_on(device)[1]
+    monkeypatch.setattr(backend, "_served", {})
+    gpu.architecture, gpu.error = "sm_90", OSError("no compiler")
+    name, reason = backend.backend_on(device)
+    assert (name, reason) == ("torch", "Triton cannot launch on cuda:0 (OSError: no compiler)")
+    monkeypatch.setenv("ADAPTVIS_BACKEND", "triton")
+    with pytest.raises(ConfigError, match="insists on kernels; unset it: Triton cannot launch"):
+        backend.backend_on(device)
+    gpu.error = None
+    assert backend.backend_on(device) == ("triton", "ADAPTVIS_BACKEND=triton")
+    monkeypatch.setenv("ADAPTVIS_BACKEND", "torch")
+    assert backend.backend_on(device) == ("torch", "ADAPTVIS_BACKEND=torch")
+    monkeypatch.delenv("ADAPTVIS_BACKEND")
+    monkeypatch.setattr(backend, "_load_kernels", lambda: None)
+    assert backend.backend_on(device) == ("torch", "the package triton cannot be imported")
