@@ -3,6 +3,7 @@
 import json
 import math
 
+import numpy as np
 import pytest
 import yaml
 from hypothesis import given
@@ -163,3 +164,29 @@ def test_presets_beside_a_model_are_read_and_a_broken_file_is_named(tmp_path):
     path.write_text("{}")
     with pytest.raises(ConfigError, match=r"adaptvis\.json must hold"):
         load_model_presets(tmp_path)
+
+
+@pytest.mark.parametrize("truth", [True, False, np.True_])
+def test_a_truth_value_is_not_a_number(truth):
+    box = (0, 0, 4, 4)
+    for build in (
+        lambda: ScalingVis(alpha=truth),
+        lambda: AdaptVis(alpha_low=truth),
+        lambda: AdaptVis(alpha_high=truth),
+        lambda: AdaptVis(threshold=truth),
+        lambda: ScalingVis(alpha=2, layers=[truth]),
+        lambda: ScalingVis(alpha=2, heads=(0, truth)),
+        lambda: ScalingVis(alpha=2, images=[truth]),
+        lambda: NormRescale(target=truth),
+        lambda: NormRescale(clip=truth),
+        lambda: Region(box=(truth, 0, 4, 4), image_size=(4, 4)),
+        lambda: Region(box=box, image_size=(4, truth)),
+        lambda: Region(box=box, image_size=(4, 4), image=truth),
+    ):
+        with pytest.raises(ConfigError, match="a number is expected"):
+            build()
+
+
+def test_numbers_that_clients_write_as_text_are_numbers():
+    assert ScalingVis(alpha="1.5", layers=["1", 2.0]) == ScalingVis(alpha=1.5, layers=(1, 2))
+    assert parse_config('{"method": "adaptvis", "threshold": "0.3"}') == AdaptVis(threshold=0.3)
