@@ -222,3 +222,29 @@ def test_merged_keys_of_yaml_may_be_overridden(tmp_path):
     )
     assert load_config(path, "a") == ScalingVis(alpha=3)
     assert load_config(path, "b") == ScalingVis(alpha=2)
+
+
+@pytest.mark.parametrize("truth", [True, False, np.True_])
+def test_a_truth_value_is_not_a_number(truth):
+    box = (0, 0, 4, 4)
+    for build in (
+        lambda: ScalingVis(alpha=truth),
+        lambda: AdaptVis(alpha_low=truth),
+        lambda: AdaptVis(alpha_high=truth),
+        lambda: AdaptVis(threshold=truth),
+        lambda: ScalingVis(alpha=2, layers=[truth]),
+        lambda: ScalingVis(alpha=2, heads=(0, truth)),
+        lambda: ScalingVis(alpha=2, images=[truth]),
+        lambda: NormRescale(target=truth),
+        lambda: NormRescale(clip=truth),
+        lambda: Region(box=(truth, 0, 4, 4), image_size=(4, 4)),
+        lambda: Region(box=box, image_size=(4, truth)),
+        lambda: Region(box=box, image_size=(4, 4), image=truth),
+    ):
+        with pytest.raises(ConfigError, match="a number is expected"):
+            build()
+
+
+def test_numbers_that_clients_write_as_text_are_numbers():
+    assert ScalingVis(alpha="1.5", layers=["1", 2.0]) == ScalingVis(alpha=1.5, layers=(1, 2))
+    assert parse_config('{"method": "adaptvis", "threshold": "0.3"}') == AdaptVis(threshold=0.3)

@@ -218,6 +218,7 @@ def test_decisions_allow_the_endpoint_and_keep_every_other_plugin(
             [MODEL, "--additional-config", '{"adaptvis": {"method": "scalingvis"}}'],
             ["alpha", "required"],
         ),
+        ([MODEL, "--additional-config", '{"adaptviz": {}}'], ["'adaptviz'", "steer nothing"]),
         (
             [MODEL, "--additional-config", '{"adaptvis": "off"}', "--alpha", "2"],
             ["--additional-config", "either"],

@@ -17,6 +17,7 @@ from adaptvis import AdaptVis, AdaptVisWarning, ScalingVis, patch, steer
 from adaptvis.errors import ConfigError, UnsupportedError
 from adaptvis.hf.active import active_steering
 from adaptvis.hf.blocks import _inside, _open
+from adaptvis.hf.library import cache_of
 
 STRONG, WEAK = ScalingVis(alpha=1.8), ScalingVis(alpha=0.5)
 
@@ -106,10 +107,14 @@ def test_forward_calls_of_tasks_that_alternate_between_prefill_and_decode(case):
 
     async def task(alpha):
         config = ScalingVis(alpha=alpha, rows="generated")
-        with steer(case.model, config), torch.no_grad():
-            first = case.model(**case.inputs, use_cache=True)
+        with steer(case.model, config):
+            # torch's own switch belongs to the thread, so it must not stay open over an await.
+            with torch.no_grad():
+                first = case.model(**case.inputs, use_cache=True)
+            cache = cache_of(first)
             await asyncio.sleep(0)
-            return case.model(input_ids=following, past_key_values=first.past_key_values).logits
+            with torch.no_grad():
+                return case.model(input_ids=following, past_key_values=cache).logits
 
     async def main():
         return await asyncio.gather(task(1.8), task(0.5))

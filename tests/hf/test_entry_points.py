@@ -143,14 +143,14 @@ def test_calling_past_the_models_forward_says_that_nothing_is_steered(case):
         plain = inner(**case.inputs).last_hidden_state
         with steer(case.model, CONFIG) as handle:
             for call in (lambda: inner(**case.inputs), lambda: language(inputs_embeds=embeds)):
-                with pytest.warns(AdaptVisWarning, match="past the model's own forward"):
+                with pytest.warns(AdaptVisWarning, match="past adaptvis's patch"):
                     out = call()
-            with pytest.warns(AdaptVisWarning, match="past the model's own forward"):
+            with pytest.warns(AdaptVisWarning, match="past adaptvis's patch"):
                 out = inner(**case.inputs)
             torch.testing.assert_close(out.last_hidden_state, plain, rtol=0, atol=TOLERANCE)
             with warnings.catch_warnings():
                 warnings.simplefilter("error", AdaptVisWarning)
-                case.model(**case.inputs)
+                case.model(**case.inputs, logits_to_keep=1)
                 answer(case)
                 with handle.paused():
                     inner(**case.inputs)

@@ -17,6 +17,7 @@ if HAVE_VLLM:
 
 # Plain tests of plans and parameters need no engine.
 _WITHOUT_VLLM = (
+    "test_field_names.py",
     "test_parameters.py",
     "test_plan.py",
     "test_cache_layout.py",

@@ -39,6 +39,72 @@ def test_a_request_beats_the_server_and_may_switch_steering_off() -> None:
 
 
 @pytest.mark.parametrize(
+    "word", ["off", "OFF", " Off ", "none", "None", "null", "false", "no", "0", None, False, 0, 0.0]
+)
+def test_off_is_understood_however_it_is_said(word) -> None:
+    default = ScalingVis(alpha=2.0)
+    assert read_request({"adaptvis": word}, default) is None
+    assert read_request({"adaptvis_method": word}, default) is None
+    assert read_request({"adaptvis": {"method": word}}, default) is None
+    assert read_request({"adaptvis": json.dumps({"method": word})}, default) is None
+    assert read_server({"adaptvis": word}) == ServerSteering()
+    assert read_server({"adaptvis": [word, NormRescale()]}) == ServerSteering(None, NormRescale())
+    assert extra_args(word) == {"adaptvis": "off"}
+
+
+@pytest.mark.parametrize("word", ["", " ", "on", "true", True, 1, []])
+def test_what_is_neither_off_nor_a_configuration_is_refused(word) -> None:
+    for value in (word, {"method": word}):
+        with pytest.raises(ConfigError, match=r"^adaptvis: .*(JSON|method|mapping|given|argument)"):
+            read_request({"adaptvis": value}, None)
+    with pytest.raises(ConfigError, match="adaptvis_"):
+        read_request({"adaptvis_method": word}, None)
+    if word != []:
+        with pytest.raises(ConfigError, match=r"^additional_config\['adaptvis'\]: "):
+            read_server({"adaptvis": word})
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        {"adaptvis_alpha": True},
+        {"adaptvis_alpha": False},
+        {"adaptvis_alpha": None},
+        {"adaptvis_alpha": "true"},
+        {"adaptvis_alpha": ""},
+        {"adaptvis_alpha": "inf"},
+        {"adaptvis_alpha_low": True},
+        {"adaptvis_threshold": True},
+        {"adaptvis_alpha": 2, "adaptvis_layers": True},
+        {"adaptvis_alpha": 2, "adaptvis_layers": [True]},
+        {"adaptvis_alpha": 2, "adaptvis_heads": [False]},
+        {"adaptvis_alpha": 2, "adaptvis_images": [True, 1]},
+        {"adaptvis": {"method": "scalingvis", "alpha": True}},
+        {"adaptvis": '{"method": "adaptvis", "threshold": true}'},
+    ],
+)
+def test_a_truth_value_is_not_a_number(arguments) -> None:
+    with pytest.raises(ConfigError, match=r"number|tuple"):
+        read_request(arguments, None)
+
+
+@pytest.mark.parametrize(
+    "name", ["adaptviz_alpha", "adaptvis-alpha", "AdaptVis_alpha", "adaptviz", "alpha", "alpha_low"]
+)
+def test_fields_under_wrong_names_are_refused(name) -> None:
+    with pytest.raises(ConfigError, match=f"'{name}' in vllm_xargs would steer nothing; write"):
+        read_request({name: 2.0}, None, place="vllm_xargs")
+    with pytest.raises(ConfigError, match=f"'{name}' in additional_config would steer nothing"):
+        read_server({name: 2.0, "other": 1})
+
+
+def test_a_server_has_no_flat_fields() -> None:
+    with pytest.raises(ConfigError, match=r'one object: {"adaptvis": {"method"'):
+        read_server({"adaptvis_alpha": 2})
+    assert read_server({"other_plugin": {"alpha": 2}, "adaptive": 1}) == ServerSteering()
+
+
+@pytest.mark.parametrize(
     ("flat", "config"),
     [
         ({"adaptvis_alpha": 2}, ScalingVis(alpha=2.0)),

@@ -73,17 +73,25 @@ def test_a_model_without_images_is_refused(folder, tmp_path) -> None:
 def test_a_family_that_was_not_tested_needs_a_word(folder, monkeypatch) -> None:
     config = engine_config(folder)
     config.model_config.hf_config.model_type = "molmo"
-    assert "molmo" in support.unsupported(config)
+    for no in ("", "0", "false"):
+        monkeypatch.setenv(support.UNTESTED, no)
+        assert "molmo" in support.unsupported(config)
     monkeypatch.setenv(support.UNTESTED, "1")
     assert support.unsupported(config) == ""
 
 
 @pytest.mark.parametrize(
     "steering",
-    [{"method": "scalingvis", "alpha": -1}, {"method": "scalingvis", "alpha": 2, "layers": [9]}],
+    [
+        {"adaptvis": {"method": "scalingvis", "alpha": -1}},
+        {"adaptvis": {"method": "scalingvis", "alpha": 2, "layers": [9]}},
+        {"adaptvis": {"method": "scalingvis", "alpha": True}},
+        {"adaptviz": {"method": "scalingvis", "alpha": 2}},
+        {"adaptvis_alpha": 2},
+    ],
 )
 def test_a_bad_default_is_refused_at_start(folder, steering) -> None:
-    config = engine_config(folder, additional_config={"adaptvis": steering})
+    config = engine_config(folder, additional_config=steering)
     with pytest.raises(ConfigError, match=r"alpha|layers"):
         _policy(config)
 
@@ -126,6 +134,7 @@ def test_the_kill_switch_leaves_vllm_alone(monkeypatch) -> None:
     monkeypatch.setenv(plugin.DISABLE, "1")
     monkeypatch.setattr(plugin, "installed_version", lambda: "9.9")
     plugin.register()
-    monkeypatch.setenv(plugin.DISABLE, "0")
-    with pytest.raises(UnsupportedError, match=r"found 9\.9"):
-        plugin.register()
+    for no in ("0", "false", "OFF", "no", ""):
+        monkeypatch.setenv(plugin.DISABLE, no)
+        with pytest.raises(UnsupportedError, match=r"found 9\.9"):
+            plugin.register()
