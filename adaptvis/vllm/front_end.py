@@ -45,8 +45,8 @@ NO_ROW = "no text follows the image of the prompt"
 ENDS_IN_IMAGE = "the prompt ends in an image, whose last row this model cannot run again by itself"
 ALPHA_ONE = "alpha is 1"
 PROMPT_LOGPROBS = (
-    "prompt_logprobs of a steered request are those of the unsteered model: adaptvis steers what is "
-    "generated. To score an answer under steering, ask for the logprobs of generated tokens."
+    "prompt_logprobs of a steered request are those of the unsteered model: adaptvis steers what "
+    "is generated. To score an answer under steering, ask for the logprobs of generated tokens."
 )
 
 
