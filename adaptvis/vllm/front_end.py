@@ -46,6 +46,10 @@ NOT_SELECTED = "the selected images are not in the prompt"
 NO_ROW = "no text follows the image of the prompt"
 ENDS_IN_IMAGE = "the prompt ends in an image, whose last row this model cannot run again by itself"
 ALPHA_ONE = "alpha is 1"
+PROMPT_LOGPROBS = (
+    "prompt_logprobs of a steered request are those of the unsteered model: adaptvis steers what "
+    "is generated. To score an answer under steering, ask for the logprobs of generated tokens."
+)
 
 _RESUMABLE = (
     "Steering needs the whole prompt at once; a request whose prompt comes in parts cannot be "
@@ -239,6 +243,8 @@ def _put_ticket(request: EngineCoreRequest, config: AttentionConfig | None, poli
     )
     if ticket.reason and ticket.reason != ALPHA_ONE:
         logger.warning_once("adaptvis does not steer a request: %s.", ticket.reason)
+    if ticket.config is not None and params.prompt_logprobs is not None:
+        logger.warning_once(PROMPT_LOGPROBS)
     # A dictionary of its own: the client's may be shared by many requests.
     params.extra_args = ticket.write(params.extra_args)
 

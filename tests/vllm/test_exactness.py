@@ -9,7 +9,7 @@ import torch
 from vllm import SamplingParams
 
 from adaptvis import AdaptVis, ScalingVis
-from adaptvis.vllm import decisions, extra_args, prefix_keys, runner
+from adaptvis.vllm import decisions, extra_args, front_end, prefix_keys, runner
 
 from .engines import BLOCK_SIZE, make_engine, steering_of
 from .tiny_llava import WORDS, write_random_llava
@@ -259,7 +259,11 @@ def test_every_sample_of_a_request_is_steered(llm, reference) -> None:
 
 
 @pytest.mark.parametrize("rows", ["last_prompt_token", "text_after_image"])
-def test_log_probabilities_of_the_prompt_stay_unsteered(llm, rows) -> None:
+def test_log_probabilities_of_the_prompt_stay_unsteered_and_it_is_said(
+    llm, rows, monkeypatch
+) -> None:
+    said = []
+    monkeypatch.setattr(front_end.logger, "warning_once", said.append)
     prompt = Request((2,), ("what", "is", "left", "of", "it"), None).prompt()
     plain, steered = (
         llm.generate(
@@ -270,6 +274,7 @@ def test_log_probabilities_of_the_prompt_stay_unsteered(llm, rows) -> None:
         for config in (None, ScalingVis(alpha=3.0, rows=rows))
     )
     assert plain[1:] == steered[1:]
+    assert said == [front_end.PROMPT_LOGPROBS]
 
 
 def test_confidence_is_taken_before_penalties_and_bans(llm, reference) -> None:
