@@ -51,7 +51,7 @@ def prepare(
     print(
         f"# Copy them and {folder / _MANIFEST}, then there:\n"
         f"python benchmarks/gpu/run.py --assemble {folder}\n"
-        f"export PYTHONPATH=$PWD/{folder}/site:$PYTHONPATH"
+        "# and take the PYTHONPATH that it prints."
     )
     return 0
 
@@ -83,7 +83,7 @@ def strip(wheel: Path, folder: Path, limit: float) -> list[Path]:
         pieces = []
         for index, infos in enumerate(bins, 1):
             path = folder / f"vllm-{VERSION}-part{index}of{len(bins)}.zip"
-            with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED, compresslevel=9) as piece:
+            with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as piece:
                 for info in infos:
                     piece.writestr(info.filename, archive.read(info))
             pieces.append(path)
