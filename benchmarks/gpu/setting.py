@@ -86,7 +86,7 @@ def _sources(tuned: bool) -> Iterator[Path]:
 
 def environment(*, smoke: bool, kernels: bool) -> dict[str, str]:
     """Of a process that finds this checkout first, whatever is installed."""
-    paths = [str(ROOT), str(ROOT / "kernels"), str(ROOT / "benchmarks"), str(ROOT / "tests")]
+    paths = [str(ROOT), str(ROOT / "kernels"), str(ROOT / "benchmarks")]
     before = os.environ.get("PYTHONPATH")
     made = os.environ | {
         "PYTHONPATH": os.pathsep.join([*paths, *([before] if before else [])]),

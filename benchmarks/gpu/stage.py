@@ -51,8 +51,9 @@ def stem_of(stage: str) -> str:
 
 
 def missing_packages(needs: tuple[str, ...]) -> list[str]:
-    """Those that cannot be found."""
-    return [name for name in needs if importlib.util.find_spec(name) is None]
+    """Those that cannot be found; a folder that happens to have the name is none."""
+    specs = {name: importlib.util.find_spec(name) for name in needs}
+    return [name for name, spec in specs.items() if spec is None or spec.origin is None]
 
 
 class TimeIsOver(Exception):
@@ -68,7 +69,8 @@ def in_turn(
             result = parts[name]()
         except TimeIsOver:
             return
-        except Exception as problem:
+        # The benchmarks end with a sentence where they cannot go on.
+        except (Exception, SystemExit) as problem:
             traceback.print_exc()
             result = {"problem": last_line(problem)}
         yield name, result
