@@ -241,7 +241,7 @@ def test_a_truth_value_is_not_a_number(truth):
         lambda: Region(box=box, image_size=(4, truth)),
         lambda: Region(box=box, image_size=(4, 4), image=truth),
     ):
-        with pytest.raises(ConfigError, match="a number is expected|a mask of booleans"):
+        with pytest.raises(ConfigError, match=r"a number is expected|a mask of booleans"):
             build()
 
 
