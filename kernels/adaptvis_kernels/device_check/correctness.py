@@ -71,7 +71,7 @@ class Checked:
 
 def checks(ops: Sequence[str] = OPS, *, small: bool = False) -> list[Check]:
     """Everything that ships: what a case has in 16 bits, in bfloat16 and in float16."""
-    found = []
+    found: list[Check] = []
     for op in ops:
         for case, calls in cases_of(op, small=small):
             types = {

@@ -71,18 +71,22 @@ def test_a_number_that_was_never_written_is_wrong(monkeypatch: pytest.MonkeyPatc
     assert check(SELECT[0], CPU).status == "wrong"
 
 
-def test_a_kernel_that_raises_fails_and_short_memory_skips(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("problem", "status", "detail"),
+    [
+        (RuntimeError("out of registers\nand more"), "failed", "RuntimeError: out of registers"),
+        (torch.OutOfMemoryError(), "skipped", "out of memory"),
+    ],
+)
+def test_a_kernel_that_raises_fails_and_short_memory_skips(
+    monkeypatch: pytest.MonkeyPatch, problem: Exception, status: str, detail: str
+) -> None:
     def fail(*_: Any) -> Any:
-        raise RuntimeError("out of registers\nand more")
+        raise problem
 
     _replace(monkeypatch, fail)
-    assert check(SELECT[0], CPU).detail == "RuntimeError: out of registers"
-
-    def full(*_: Any) -> Any:
-        raise torch.OutOfMemoryError
-
-    _replace(monkeypatch, full)
-    assert check(SELECT[0], CPU).status == "skipped"
+    found = check(SELECT[0], CPU)
+    assert (found.status, found.detail) == (status, detail)
 
 
 def test_what_was_checked_survives_being_written_down() -> None:
