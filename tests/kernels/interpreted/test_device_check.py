@@ -53,6 +53,12 @@ def test_right_kernels_are_right() -> None:
     assert [checked.status for checked in run_checks(SELECT, CPU)] == ["right"] * len(SELECT)
 
 
+def test_checks_may_run_in_processes_of_their_own() -> None:
+    unknown = Check("select_alpha", "no such case", "float16", small=True)
+    found = {c.check: c.status for c in run_checks([*SELECT[:1], unknown], CPU, jobs=2)}
+    assert found == {SELECT[0]: "right", unknown: "failed"}
+
+
 def test_a_result_that_is_slightly_off_is_wrong(monkeypatch: pytest.MonkeyPatch) -> None:
     _replace(monkeypatch, lambda confidence, alpha: (1.001 * confidence, alpha))
     found = check(SELECT[0], CPU)
