@@ -28,7 +28,14 @@ ROOT = Path(__file__).resolve().parents[2]
 sys.path[0] = str(ROOT / "benchmarks")
 
 from gpu.setting import environment  # noqa: E402
-from gpu.stage import STAGES, module_of, state_text, stem_of, write_pages  # noqa: E402
+from gpu.stage import (  # noqa: E402
+    STAGES,
+    module_of,
+    named,
+    state_text,
+    stem_of,
+    write_pages,
+)
 from gpu.summary import write_summary  # noqa: E402
 from gpu.wheels import add_wheel_options, run_wheels  # noqa: E402
 
@@ -53,7 +60,7 @@ def main() -> int:
     options = parser.parse_args()
     if options.wheels is not None or options.assemble is not None:
         return run_wheels(parser, options)
-    stages = [_stage(parser, text) for text in options.stages] or list(STAGES)
+    stages = named(parser, options.stages) or list(STAGES)
     output = options.output or (Path(tempfile.mkdtemp()) if options.smoke else RESULTS)
     machine = probe(options.smoke)
     if machine is None:
@@ -71,14 +78,6 @@ def main() -> int:
     print(path.read_text(encoding="utf-8"))
     print(f"{path}{'; failed: ' + ', '.join(failed) if failed else ''}")
     return 1 if failed else 0
-
-
-def _stage(parser: argparse.ArgumentParser, text: str) -> str:
-    if text.isdigit() and 1 <= int(text) <= len(STAGES):
-        return STAGES[int(text) - 1]
-    if text not in STAGES:
-        parser.error(f"unknown stage {text!r}; one of {', '.join(STAGES)}, or its number")
-    return text
 
 
 def probe(smoke: bool) -> dict[str, Any] | None:

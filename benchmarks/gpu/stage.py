@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import importlib
 import importlib.util
 import json
@@ -38,6 +39,14 @@ def judged(what: str, target: float, values: list[float], *, at_most: bool) -> J
     met = worst <= target if at_most else worst >= target
     numbers = f"{worst:.3f}" if len(values) == 1 else f"worst {worst:.3f} of {len(values)}"
     return Judgement(what, text, numbers, "met" if met else "not met")
+
+
+def named(parser: argparse.ArgumentParser, texts: list[str]) -> list[str]:
+    """The stages of these names or numbers; the parser ends the program at any other."""
+    for text in texts:
+        if text not in STAGES and text not in map(str, range(1, len(STAGES) + 1)):
+            parser.error(f"unknown stage {text!r}; one of {', '.join(STAGES)}, or its number")
+    return [STAGES[int(text) - 1] if text.isdigit() else text for text in texts]
 
 
 def module_of(stage: str) -> Any:

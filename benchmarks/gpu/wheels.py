@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from gpu.stage import STAGES
+from gpu.stage import STAGES, named
 from gpu.vllm_wheel import assemble, prepare
 
 __all__ = ["add_wheel_options", "run_wheels"]
@@ -71,10 +71,7 @@ def run_wheels(parser: argparse.ArgumentParser, options: argparse.Namespace) -> 
     """Print, prepare or assemble; returns the exit status."""
     if options.assemble is not None:
         return assemble(options.assemble)
-    stages = options.wheels or [stage for stage in STAGES if stage != "vllm"]
-    unknown = [stage for stage in stages if stage not in STAGES]
-    if unknown:
-        parser.error(f"unknown stage {unknown[0]!r}; one of {', '.join(STAGES)}")
+    stages = named(parser, options.wheels) or [stage for stage in STAGES if stage != "vllm"]
     python = options.python or ".".join(map(str, sys.version_info[:2]))
     uses = {_NEED[stage] for stage in stages if stage in _NEED}
     if "vllm" in uses:

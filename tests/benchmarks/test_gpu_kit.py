@@ -115,7 +115,9 @@ def test_a_stage_that_is_out_of_time_says_what_it_left_out_and_goes_on_later(
 def test_a_stage_that_fails_does_not_stop_the_next(tmp_path: Path) -> None:
     (tmp_path / "sitecustomize.py").write_text(BROKEN)
     output = tmp_path / "output"
-    done = run("--smoke", "--output", output, "speed", "families", PYTHONPATH=str(tmp_path))
+    before = os.environ.get("PYTHONPATH", "")
+    path = os.pathsep.join([str(tmp_path), before])
+    done = run("--smoke", "--output", output, "speed", "families", PYTHONPATH=path)
     assert done.returncode == 1
     assert done.stdout.rstrip().endswith("failed: speed")
     found = pages(output)
@@ -172,7 +174,7 @@ def test_a_stripped_wheel_comes_together_and_a_damaged_piece_is_refused(
         for name, content in {**contents, **left_out}.items():
             archive.writestr(name, content)
     pieces = module.strip(wheel, tmp_path, 3)
-    assert len(pieces) == 2
+    assert len(pieces) == 3
     assert all(piece.stat().st_size < 3 * 2**20 for piece in pieces)
     assert module.assemble(tmp_path) == 0
     site = tmp_path / "site"

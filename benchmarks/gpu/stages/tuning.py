@@ -6,7 +6,8 @@ import multiprocessing
 import shutil
 from collections.abc import Iterator
 from concurrent.futures import Executor, ProcessPoolExecutor
-from contextlib import nullcontext
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import nullcontext, suppress
 from functools import partial
 from typing import Any
 
@@ -76,7 +77,9 @@ def _tune(task: Any, device: Any, setting: Setting, pool: Executor) -> Result:
     architecture = architecture_of(device)
     compile_one = partial(compile_candidate, task.op, task.key, device=device, smoke=setting.smoke)
     candidates = task.candidates(configuration(task.op, task.key, architecture))
-    list(pool.map(compile_one, candidates))
+    # Without this the candidates are compiled one after another.
+    with suppress(BrokenProcessPool):
+        list(pool.map(compile_one, candidates))
     outcomes = tune(task, architecture, device)
     chosen = best(outcomes)
     copy = setting.output / "configs" / task.op / f"{architecture}.json"

@@ -48,8 +48,11 @@ def device_report(
 
 
 def jobs_of(device: torch.device) -> int:
-    """Processes for work that is mostly the compiler's; each has a context on the device."""
-    return min(8, max(1, (os.cpu_count() or 1) // 2)) if device.type == "cuda" else 1
+    """Processes for work that is mostly the compiler's; each has its own memory on the device."""
+    if device.type != "cuda":
+        return 1
+    memory = torch.cuda.get_device_properties(device).total_memory / 2**30
+    return max(1, min(8, (os.cpu_count() or 1) // 2, int(memory / 8)))
 
 
 def machine_table(machine: Machine, versions: dict[str, str]) -> list[str]:

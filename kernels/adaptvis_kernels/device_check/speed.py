@@ -97,7 +97,7 @@ def speeds(device: torch.device, ceilings: Ceilings, *, small: bool = False) -> 
 
     rows, vocabulary = (2, 300) if small else (16, 32064)
     logits = random(rows, vocabulary)
-    policy = {"threshold": 0.4, "alpha_low": 0.5, "alpha_high": 1.5}
+    policy: dict[str, Any] = {"threshold": 0.4, "alpha_low": 0.5, "alpha_high": 1.5}
     ours = [partial(select_alpha, logits, **policy)]
     theirs = [lambda: torch.softmax(logits, -1, dtype=torch.float32).amax(-1)]
     moved = logits.nbytes, 4 * logits.numel()

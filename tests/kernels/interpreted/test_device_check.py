@@ -53,6 +53,12 @@ def test_right_kernels_are_right() -> None:
     assert [checked.status for checked in run_checks(SELECT, CPU)] == ["right"] * len(SELECT)
 
 
+def test_checks_may_run_in_processes_of_their_own() -> None:
+    unknown = Check("select_alpha", "no such case", "float16", small=True)
+    found = {c.check: c.status for c in run_checks([*SELECT[:1], unknown], CPU, jobs=2)}
+    assert found == {SELECT[0]: "right", unknown: "failed"}
+
+
 def test_a_result_that_is_slightly_off_is_wrong(monkeypatch: pytest.MonkeyPatch) -> None:
     _replace(monkeypatch, lambda confidence, alpha: (1.001 * confidence, alpha))
     found = check(SELECT[0], CPU)
@@ -71,18 +77,22 @@ def test_a_number_that_was_never_written_is_wrong(monkeypatch: pytest.MonkeyPatc
     assert check(SELECT[0], CPU).status == "wrong"
 
 
-def test_a_kernel_that_raises_fails_and_short_memory_skips(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("problem", "status", "detail"),
+    [
+        (RuntimeError("out of registers\nand more"), "failed", "RuntimeError: out of registers"),
+        (torch.OutOfMemoryError(), "skipped", "out of memory"),
+    ],
+)
+def test_a_kernel_that_raises_fails_and_short_memory_skips(
+    monkeypatch: pytest.MonkeyPatch, problem: Exception, status: str, detail: str
+) -> None:
     def fail(*_: Any) -> Any:
-        raise RuntimeError("out of registers\nand more")
+        raise problem
 
     _replace(monkeypatch, fail)
-    assert check(SELECT[0], CPU).detail == "RuntimeError: out of registers"
-
-    def full(*_: Any) -> Any:
-        raise torch.OutOfMemoryError
-
-    _replace(monkeypatch, full)
-    assert check(SELECT[0], CPU).status == "skipped"
+    found = check(SELECT[0], CPU)
+    assert (found.status, found.detail) == (status, detail)
 
 
 def test_what_was_checked_survives_being_written_down() -> None:
