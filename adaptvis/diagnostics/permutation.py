@@ -22,8 +22,8 @@ from adaptvis.diagnostics.prefill import Progress, silent
 from adaptvis.diagnostics.results import Finding, Result
 from adaptvis.errors import ConfigError
 from adaptvis.hf.engine import HFEngine
+from adaptvis.hf.features import feature_lengths
 from adaptvis.hf.hooks import MethodHook
-from adaptvis.hf.patched_model import feature_lengths
 from adaptvis.hf.selection import ordinals_in_prompts
 from adaptvis.tasks import Sample, Task
 

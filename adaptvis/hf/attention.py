@@ -24,7 +24,14 @@ from adaptvis.hf.observation import LayerAttention, has_softcap, observed_attent
 from adaptvis.steering import attention as torch_attention
 from adaptvis.steering.backend import steered_attention
 
-__all__ = ["IMPLEMENTATION", "SteeredPass", "dense_mask", "observed_last_row", "steered_pass"]
+__all__ = [
+    "IMPLEMENTATION",
+    "SteeredPass",
+    "attention_configs",
+    "dense_mask",
+    "observed_last_row",
+    "steered_pass",
+]
 
 IMPLEMENTATION = "adaptvis"
 
@@ -246,6 +253,15 @@ def _steered_attention_forward(
         outputs.append(steered.transpose(1, 2))
     output = outputs[0] if len(outputs) == 1 else torch.cat(outputs, dim=1)
     return output.contiguous(), weights if first == 0 else None
+
+
+def attention_configs(decoder: nn.Module) -> list[Any]:
+    """The configurations from which the decoder's layers read their attention implementation."""
+    configs: dict[int, Any] = {id(decoder.config): decoder.config}
+    for module in decoder.modules():
+        if hasattr(module, "layer_idx") and hasattr(module, "config"):
+            configs[id(module.config)] = module.config
+    return list(configs.values())
 
 
 AttentionInterface.register(IMPLEMENTATION, torch.compiler.disable(_steered_attention_forward))

@@ -26,21 +26,19 @@ from adaptvis.errors import (
     AdaptVisWarning,
     CheckpointError,
     ConfigError,
-    PromptError,
 )
 from adaptvis.hf.cache import can_roll_back, recording_past, sequence_length
+from adaptvis.hf.encoding import encode
 from adaptvis.hf.families import family_for
 from adaptvis.hf.greedy import greedy_generation
 from adaptvis.hf.library import cache_argument
 from adaptvis.hf.patch import steer
 from adaptvis.model_inputs import (
     ImageBackend,
-    context_length,
     describe_processor,
     load_processor,
     load_whole,
     model_source,
-    prompt_text,
 )
 from adaptvis.steering.policy import confidence_of
 from adaptvis.steering.spans import steered_rows
@@ -198,44 +196,7 @@ class HFEngine:
 
     def encode(self, queries: Sequence[Query]) -> dict[str, Tensor]:
         """Processor outputs for a batch, padded on the left."""
-        config = self.model.config
-        texts = [prompt_text(self.processor, query, self.source, config) for query in queries]
-        images = [list(query.images) for query in queries]
-        try:
-            inputs = self.processor(
-                images=images if any(images) else None,
-                text=texts,
-                padding=True,
-                return_tensors="pt",
-            )
-        except (ValueError, IndexError) as error:
-            raise PromptError(f"The processor refused the batch: {error}") from None
-        # PaliGemma's processor always adds them, and they ask the model for a training loss.
-        inputs.pop("labels", None)
-        placeholder = self.family.placeholder_of(self.model.config)
-        for query, ids in zip(queries, inputs["input_ids"], strict=True):
-            if bool(query.images) != bool((ids == placeholder).any()):
-                raise PromptError(
-                    f"A prompt comes with {len(query.images)} images and has "
-                    f"{int((ids == placeholder).sum())} image tokens; put one placeholder per "
-                    f"image into it: {query.prompt[:80]!r}"
-                )
-        self._check_lengths(queries, inputs["attention_mask"])
-        inputs = inputs.to(self.model.device)
-        for name, tensor in inputs.items():
-            if isinstance(tensor, Tensor) and tensor.is_floating_point():
-                inputs[name] = tensor.to(self.model.dtype)
-        return dict(inputs)
-
-    def _check_lengths(self, queries: Sequence[Query], attention_mask: Tensor) -> None:
-        """Refuse what vLLM refuses: behind its last trained position a model answers anything."""
-        most = context_length(self.family.decoder_of(self.model).config)
-        for query, length in zip(queries, attention_mask.sum(dim=1).tolist(), strict=True):
-            if most is not None and length >= most:
-                raise PromptError(
-                    f"A prompt has {length} tokens and leaves no room for an answer in the "
-                    f"model's context of {most}; shorten it: {query.prompt[:80]!r}"
-                )
+        return encode(queries, self.model, self.processor, self.source)
 
     def _by_length(self, inputs: dict[str, Tensor]) -> list[list[int]]:
         """Prompts of equal length together; one group where no prefill can be shared anyway."""

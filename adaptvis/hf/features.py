@@ -1,4 +1,4 @@
-"""Editing the image tokens that ``get_image_features`` returns."""
+"""The image tokens that ``get_image_features`` returns: editing them, counting each image's."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from torch import Tensor
 
 from adaptvis.errors import UnsupportedError
 
-__all__ = ["edit_features"]
+__all__ = ["edit_features", "feature_lengths"]
 
 
 def edit_features(outputs: Any, edit: Callable[[Tensor], Tensor], method: str) -> Any:
@@ -33,3 +33,12 @@ def edit_features(outputs: Any, edit: Callable[[Tensor], Tensor], method: str) -
     else:
         outputs.pooler_output = type(features)(edit(feature) for feature in features)
     return outputs
+
+
+def feature_lengths(features: Any) -> list[int] | None:
+    """Tokens per image, where the encoder returns one entry per image."""
+    if isinstance(features, Tensor):
+        return [features.shape[1]] * len(features) if features.dim() == 3 else None
+    if isinstance(features, list | tuple):
+        return [len(feature) for feature in features]
+    return None

@@ -17,10 +17,14 @@ from adaptvis.config import TOKEN_METHODS, SteeringConfig
 from adaptvis.engine import Query
 from adaptvis.errors import PromptError
 from adaptvis.hf.active import steered_on_top, without_steering
-from adaptvis.hf.attention import SteeredPass, observed_last_row, steered_pass
+from adaptvis.hf.attention import (
+    SteeredPass,
+    attention_configs,
+    observed_last_row,
+    steered_pass,
+)
 from adaptvis.hf.engine import HFEngine
 from adaptvis.hf.geometry import image_token_boxes
-from adaptvis.hf.patched_model import attention_configs
 
 __all__ = ["image_attention", "token_places"]
 

@@ -85,7 +85,7 @@ def _patch(
                 stack.patched.remove()
             raise
         if hasattr(model, "active_peft_config"):
-            stack.patched.prefix_columns = partial(_prefix_columns, weakref.ref(model))
+            stack.patched.calls.prefix_columns = partial(_prefix_columns, weakref.ref(model))
         stack.handles = [*stack.handles, handle]
         stack.attach(target)
     return handle

@@ -29,9 +29,9 @@ from adaptvis.diagnostics.attention.rows import (
 from adaptvis.engine import Query
 from adaptvis.errors import UnsupportedError
 from adaptvis.hf.active import steered_on_top, without_steering
+from adaptvis.hf.attention import attention_configs
 from adaptvis.hf.engine import HFEngine
 from adaptvis.hf.observation import LayerAttention, observed_attention, observed_pass
-from adaptvis.hf.patched_model import attention_configs
 
 __all__ = ["PromptAttention", "attend", "observe_prompt"]
 

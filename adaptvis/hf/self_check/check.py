@@ -17,9 +17,9 @@ from torch import Tensor
 
 from adaptvis.config import AdaptVis, AttentionSteering, ScalingVis
 from adaptvis.errors import AdaptVisWarning, UnsupportedError
+from adaptvis.hf.attention import attention_configs
 from adaptvis.hf.families import family_for
 from adaptvis.hf.library import TESTED, VERSION, is_tested
-from adaptvis.hf.patched_model import attention_configs
 from adaptvis.hf.self_check.definition import Definition, defined
 from adaptvis.hf.self_check.tiny_models import tiny_config, tiny_families, tiny_model
 from adaptvis.hf.self_check.tiny_prompts import TOKENS, tiny_prompts

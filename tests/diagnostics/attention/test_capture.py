@@ -17,9 +17,9 @@ from adaptvis.diagnostics.attention.parts import LAST_ROW, TEXT_ROWS
 from adaptvis.diagnostics.rope.measure import probe_prompt
 from adaptvis.engine import Query
 from adaptvis.errors import PromptError, UnsupportedError
+from adaptvis.hf.attention import attention_configs
 from adaptvis.hf.observation import observed_attention
 from adaptvis.hf.patch import steer
-from adaptvis.hf.patched_model import attention_configs
 from adaptvis.steering.directions import write_directions
 
 WORDS = ("left", "red")
