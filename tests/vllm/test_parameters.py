@@ -90,7 +90,7 @@ def test_what_is_neither_off_nor_a_configuration_is_refused(word) -> None:
     ],
 )
 def test_a_truth_value_is_not_a_number(arguments) -> None:
-    with pytest.raises(ConfigError, match=r"number|tuple"):
+    with pytest.raises(ConfigError, match=r"number|tuple|booleans"):
         read_request(arguments, None)
 
 
