@@ -1,8 +1,12 @@
-"""JSON and YAML in which no key is given twice: both libraries silently keep the last value."""
+"""JSON and YAML that say one thing: both libraries silently keep the last value of a key.
+
+Nor does JSON's reader mind half a character, which no file, tokenizer or record takes.
+"""
 
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Hashable
 from typing import Any
 
@@ -10,15 +14,26 @@ import yaml
 
 __all__ = ["json_value", "yaml_value"]
 
+# Escaped, or as it is in a text that came from elsewhere than UTF-8.
+_SURROGATE = re.compile(r"\\u[dD][89a-fA-F]|[\ud800-\udfff]")
+
 
 def json_value(text: str) -> Any:
     """The value that a JSON text holds.
 
     Raises:
-        ValueError: no JSON (then a JSONDecodeError), or an object with one key twice.
+        ValueError: no JSON (then a JSONDecodeError), an object with one key twice, or a text with
+            half of a character.
         RecursionError: nested too deeply.
     """
-    return json.loads(text, object_pairs_hook=_object)
+    value = json.loads(text, object_pairs_hook=_object)
+    if _SURROGATE.search(text):
+        try:
+            json.dumps(value, ensure_ascii=False).encode()
+        except UnicodeEncodeError as error:
+            half = ascii(error.object[error.start])
+            raise ValueError(f"{half} is half of a character; write both halves, or none") from None
+    return value
 
 
 def yaml_value(text: str) -> Any:

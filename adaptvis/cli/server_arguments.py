@@ -11,6 +11,7 @@ import yaml
 from adaptvis.cli.models import Model, embedded_models
 from adaptvis.config import SteeringConfig
 from adaptvis.errors import ConfigError
+from adaptvis.unique_keys import json_value
 from adaptvis.vllm.parameters import FIELD, read_server
 
 __all__ = ["plugin_names", "server_arguments"]
@@ -92,8 +93,8 @@ def _additional_config(
         value = text if equals else next(waiting, "")
     if isinstance(value, str):
         try:
-            value = json.loads(value)
-        except json.JSONDecodeError as problem:
+            value = json_value(value)
+        except (ValueError, RecursionError) as problem:
             raise ConfigError(f"{_ADDITIONAL} is not valid JSON: {problem}") from None
     if not isinstance(value, Mapping):
         raise ConfigError(f"{_ADDITIONAL} must be a JSON object, got {value!r}")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import warnings
 from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any
@@ -9,7 +11,9 @@ from weakref import WeakKeyDictionary, ref
 
 from torch import Tensor
 
+from adaptvis.errors import AdaptVisWarning
 from adaptvis.hf.blocks import strand
+from adaptvis.steering.policy import NOT_A_NUMBER
 
 __all__ = ["Decision", "DecisionBatch", "Latest"]
 
@@ -20,7 +24,8 @@ class Decision:
 
     confidence: largest softmax probability of the first generated token, unsteered.
     alpha: the coefficient that was used; 1.0 where nothing was steered.
-    applied: whether the prompt was steered; ``reason`` says why not.
+    applied: whether the prompt was steered; ``reason`` says why not, or that the model's logits are
+        no numbers, so that its answer is none either.
     """
 
     confidence: float
@@ -43,15 +48,24 @@ class DecisionBatch:
     rows_per_prompt: int = 1
 
     def to_list(self) -> list[Decision]:
-        """One :class:`Decision` per prompt, in order."""
+        """One :class:`Decision` per prompt, in order; warns where logits are no numbers."""
         decisions = []
         confidences, alphas = self.confidence.tolist(), self.alpha.tolist()
         for confidence, alpha, reason in list(zip(confidences, alphas, self.reasons, strict=True))[
             :: self.rows_per_prompt
         ]:
+            if not reason and math.isnan(confidence):
+                reason = NOT_A_NUMBER
             if not reason and alpha == 1:
                 reason = "alpha is 1"
             decisions.append(Decision(confidence, alpha, not reason, reason))
+        broken = sum(decision.reason == NOT_A_NUMBER for decision in decisions)
+        if broken:
+            warnings.warn(
+                f"{broken} of {len(decisions)} prompts: {NOT_A_NUMBER}",
+                AdaptVisWarning,
+                stacklevel=3,
+            )
         return decisions
 
 

@@ -8,6 +8,7 @@ back to the first steered row, and each configuration continues from there throu
 from __future__ import annotations
 
 import inspect
+import math
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
@@ -40,7 +41,7 @@ from adaptvis.model_inputs import (
     load_whole,
     model_source,
 )
-from adaptvis.steering.policy import confidence_of
+from adaptvis.steering.policy import NOT_A_NUMBER, confidence_of
 from adaptvis.steering.spans import steered_rows
 
 __all__ = ["HFEngine"]
@@ -273,6 +274,7 @@ class HFEngine:
                 for image in images
             ]
             confidence = confidence_of(output.logits[0]).tolist()
+            reasons = [_checked(*pair) for pair in zip(reasons, confidence, strict=True)]
             decisions = [
                 (value, 1.0, not reason, reason)
                 for value, reason in zip(confidence, reasons, strict=True)
@@ -283,6 +285,11 @@ class HFEngine:
                 texts, tokens.tolist(), decisions, strict=True
             )
         ]
+
+
+def _checked(reason: str, confidence: float) -> str:
+    """The reason, and that the model's logits are no numbers."""
+    return "; ".join(filter(None, (reason, NOT_A_NUMBER if math.isnan(confidence) else "")))
 
 
 def _constant(config: SteeringConfig | None) -> SteeringConfig | None:

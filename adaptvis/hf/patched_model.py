@@ -10,17 +10,15 @@ from __future__ import annotations
 import functools
 import inspect
 import threading
-import warnings
 import weakref
 from collections.abc import Callable
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 from transformers.generation.continuous_batching.cache import PagedAttentionCache
 
 from adaptvis.config import Amplify
-from adaptvis.errors import AdaptVisWarning, PromptError, UnknownFamilyError, UnsupportedError
+from adaptvis.errors import UnknownFamilyError, UnsupportedError
 from adaptvis.hf.amplification import Amplification
 from adaptvis.hf.attention import attention_configs
 from adaptvis.hf.cache import sequence_length
@@ -33,6 +31,12 @@ from adaptvis.hf.library import cache_argument, cache_of, decoding_fault
 from adaptvis.hf.norms import rescale_features, table_version, text_embedding_norms
 from adaptvis.hf.planning import ForwardCall, Planner, Steering
 from adaptvis.hf.prompts import Generation
+from adaptvis.hf.refusals import (
+    CONTINUOUS_BATCHING,
+    check_inference,
+    prompt_ids_of,
+    warn_passed_by,
+)
 
 __all__ = ["PatchedModel"]
 
@@ -117,20 +121,7 @@ class PatchedModel:
         steering = self._attention()
         if steering is None:
             return original(*args, **kwargs)
-        given = (kwargs.get("input_ids"), kwargs.get("inputs"), *args[:1])
-        prompt_ids = next((ids for ids in given if ids is not None), None)
-        if not isinstance(prompt_ids, Tensor):
-            raise PromptError(
-                "Steering finds image tokens in input_ids, and generate was called without them; "
-                "pass input_ids (inputs_embeds alone do not say where the image is)"
-            )
-        embeds = kwargs.get("inputs_embeds")
-        if isinstance(embeds, Tensor) and embeds.shape[1] != prompt_ids.shape[1]:
-            raise PromptError(
-                f"Steering finds image tokens in input_ids, which have {prompt_ids.shape[1]} "
-                f"columns for the {embeds.shape[1]} of inputs_embeds; pass one id per embedding, "
-                "placeholders for an image's"
-            )
+        prompt_ids = prompt_ids_of(args, kwargs)
         mask = kwargs.get("attention_mask")
         mask = mask if isinstance(mask, Tensor) and mask.dim() == 2 else None
         length = max(0 if mask is None else mask.shape[1], prompt_ids.shape[1])
@@ -158,12 +149,12 @@ class PatchedModel:
                 # A streamer or criterion may have asked the model something else meanwhile.
                 steering.record(generation.decisions)
         if not self._local.forwarded:
-            _warn_passed_by()
+            warn_passed_by()
         return output
 
     def _continuous_batching(self, original: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         if self._attention() is not None:
-            raise UnsupportedError(_CONTINUOUS_BATCHING)
+            raise UnsupportedError(CONTINUOUS_BATCHING)
         return original(*args, **kwargs)
 
     def _enter_forward(self, original: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
@@ -181,51 +172,55 @@ class PatchedModel:
             steering = self._attention() if generation is None else generation.steering
             if steering is None or steering.attention is None:
                 return original(*args, **kwargs)
-            if generation is not None and generation.state is not None and self._decoding_fault:
-                raise UnsupportedError(self._decoding_fault)
-            if generation is None:
-                self._local.feature_lengths = None
-            elif generation.finished and steering.attention.rows != "generated":
-                return original(*args, **kwargs)
-            if isinstance(kwargs.get("cache"), PagedAttentionCache):
-                raise UnsupportedError(_CONTINUOUS_BATCHING)
-            named = {**dict(zip(self._forward_names, args, strict=False)), **kwargs}
-            self._check_inference(named.get("labels"))
-            kept = named.get("logits_to_keep")
-            self._local.make_call = functools.partial(
-                ForwardCall,
-                steering,
-                steering.attention,
-                named.get("input_ids"),
-                named.get("attention_mask"),
-                named.get("labels"),
-                cache_of(named) is not None,
-                kept.numel() == 1 if isinstance(kept, Tensor) else kept == 1,
-                generation,
-            )
-            self._local.decoded = False
+            if generation is not None:
+                return self._steered_forward(steering, generation, original, *args, **kwargs)
+            self._local.feature_lengths = None
             try:
-                output = original(*args, **kwargs)
-            finally:
-                self._local.make_call = None
-            if not self._local.decoded:
-                _warn_passed_by()
-            return output
+                return self._steered_forward(steering, None, original, *args, **kwargs)
+            except BaseException:
+                # What is remembered is an earlier call's.
+                steering.record(None)
+                raise
 
-    def _check_inference(self, labels: Tensor | None) -> None:
-        model: Any = self._model()
-        gradients = torch.is_grad_enabled()
-        if labels is not None and (model.training or gradients):
-            raise UnsupportedError(
-                "Steering acts at inference and labels ask for a training loss; call "
-                "adaptvis.unpatch(model) before training, or evaluate under torch.no_grad() with "
-                "the model in eval mode"
-            )
-        if model.training and gradients and any(p.requires_grad for p in model.parameters()):
-            raise UnsupportedError(
-                "Steering acts at inference and this call would train the model; call "
-                "adaptvis.unpatch(model) before training, model.eval() otherwise"
-            )
+    def _steered_forward(
+        self,
+        steering: Steering,
+        generation: Generation | None,
+        original: Callable[..., Any],
+        *args: Any,
+        **kwargs: Any,
+    ) -> Any:
+        attention = steering.attention
+        assert attention is not None
+        if generation is not None:
+            if generation.state is not None and self._decoding_fault:
+                raise UnsupportedError(self._decoding_fault)
+            if generation.finished and attention.rows != "generated":
+                return original(*args, **kwargs)
+        if isinstance(kwargs.get("cache"), PagedAttentionCache):
+            raise UnsupportedError(CONTINUOUS_BATCHING)
+        named = {**dict(zip(self._forward_names, args, strict=False)), **kwargs}
+        check_inference(self._model(), named.get("labels"))
+        kept = named.get("logits_to_keep")
+        self._local.make_call = functools.partial(
+            ForwardCall,
+            steering,
+            attention,
+            named.get("input_ids"),
+            named.get("attention_mask"),
+            named.get("labels"),
+            cache_of(named) is not None,
+            kept.numel() == 1 if isinstance(kept, Tensor) else kept == 1,
+            generation,
+        )
+        self._local.decoded = False
+        try:
+            output = original(*args, **kwargs)
+        finally:
+            self._local.make_call = None
+        if not self._local.decoded:
+            warn_passed_by()
+        return output
 
     def _get_image_features(self, original: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         outputs = original(*args, **kwargs)
@@ -262,7 +257,7 @@ class PatchedModel:
             inside = getattr(self._local, "in_forward", False)
             generates = getattr(self._local, "generation", None) is not None
             if not (inside or generates) and self._attention() is not None:
-                _warn_passed_by()
+                warn_passed_by()
             return original(*args, **kwargs)
         kwargs = {**dict(zip(self._decoder_names, args, strict=False)), **kwargs}
         head = self._model().get_output_embeddings()
@@ -272,19 +267,3 @@ class PatchedModel:
         # The vision encoder may have run since the model's forward began.
         lengths = getattr(self._local, "feature_lengths", None)
         return self.calls.run(make_call(feature_lengths=lengths), decoder_call)
-
-
-_CONTINUOUS_BATCHING = (
-    "Continuous batching in transformers (generate_batch, cache_implementation='paged') packs "
-    "prompts into one row and takes no images, so it cannot be steered; call generate, serve the "
-    "model with adaptvis.vllm, or switch steering off with adaptvis.steer(model, None)"
-)
-
-
-def _warn_passed_by() -> None:
-    warnings.warn(
-        "The model ran past adaptvis's patch, so this call was not steered; call the model itself "
-        "(not model.model), and patch it again if something has replaced its methods since",
-        AdaptVisWarning,
-        stacklevel=3,
-    )

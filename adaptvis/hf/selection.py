@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from itertools import accumulate, islice
 from typing import Any
@@ -10,11 +11,11 @@ import torch
 from torch import Tensor
 
 from adaptvis.config import AttentionSteering
-from adaptvis.errors import PromptError, UnsupportedError
+from adaptvis.errors import AdaptVisWarning, PromptError, UnsupportedError
 from adaptvis.hf.crops import runs_per_picture
 from adaptvis.hf.families import Family
 from adaptvis.hf.geometry import image_token_boxes
-from adaptvis.steering.spans import image_ordinals, run_lengths, tokens_of_images
+from adaptvis.steering.spans import image_ordinals, missing_images, run_lengths, tokens_of_images
 from adaptvis.steering.token_boxes import tokens_in_region
 
 __all__ = ["lengths_per_prompt", "ordinals_in_prompts", "select_image_tokens"]
@@ -51,6 +52,8 @@ def select_image_tokens(
     if steering.images is None and steering.regions is None:
         return image_tokens
     ordinals = ordinals_in_prompts(input_ids, image_tokens, family, processor, feature_lengths)
+    images_per_prompt = (ordinals.amax(dim=1) + 1).tolist()
+    _warn_of_missing(steering, images_per_prompt)
     if steering.images is not None:
         return tokens_of_images(ordinals, steering.images)
 
@@ -60,7 +63,6 @@ def select_image_tokens(
             "adaptvis.patch(model, config, processor=processor)"
         )
     selected = torch.zeros_like(image_tokens)
-    images_per_prompt = (ordinals.amax(dim=1) + 1).tolist()
     for region in steering.regions or ():
         for row in range(len(input_ids)):
             positions = torch.where(ordinals[row] == region.image)[0]
@@ -83,6 +85,13 @@ def select_image_tokens(
             inside = tokens_in_region(boxes, region).to(image_tokens.device)
             selected[row, positions] |= inside
     return selected
+
+
+def _warn_of_missing(steering: AttentionSteering, images_per_prompt: Sequence[int]) -> None:
+    chosen = steering.images or [region.image for region in steering.regions or ()]
+    for count in sorted(set(images_per_prompt)):
+        if missing := missing_images(chosen, count):
+            warnings.warn(missing, AdaptVisWarning, stacklevel=2)
 
 
 def lengths_per_prompt(lengths: Sequence[int], totals: Sequence[int]) -> list[list[int]]:

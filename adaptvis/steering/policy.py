@@ -10,7 +10,20 @@ from torch import Tensor
 
 from adaptvis.config import AdaptVis, ScalingVis
 
-__all__ = ["compared_of", "confidence_of", "cut_of", "may_select_one", "select_alpha"]
+__all__ = [
+    "NOT_A_NUMBER",
+    "compared_of",
+    "confidence_of",
+    "cut_of",
+    "may_select_one",
+    "select_alpha",
+]
+
+NOT_A_NUMBER = (
+    "the confidence is not a number, because the model's logits are none (as where activations "
+    "overflow in float16; load the model in another dtype)"
+)
+"""Why a prompt counts as not steered whose answer means nothing, steered or not."""
 
 
 def confidence_of(logits: Tensor) -> Tensor:

@@ -6,14 +6,20 @@ anywhere, in any number of runs.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 import torch
 from torch import Tensor
 
 from adaptvis.config import Rows
 
-__all__ = ["image_ordinals", "run_lengths", "steered_rows", "tokens_of_images"]
+__all__ = [
+    "image_ordinals",
+    "missing_images",
+    "run_lengths",
+    "steered_rows",
+    "tokens_of_images",
+]
 
 
 def run_lengths(image_tokens: Tensor) -> list[list[int]]:
@@ -61,6 +67,20 @@ def image_ordinals(
 def tokens_of_images(ordinals: Tensor, images: Sequence[int]) -> Tensor:
     """Bool [B, N]: the tokens of the chosen images, given :func:`image_ordinals`."""
     return torch.isin(ordinals, torch.tensor(list(images), device=ordinals.device))
+
+
+def missing_images(chosen: Collection[int], count: int) -> str:
+    """What to say of chosen images that a prompt of ``count`` images has not; empty if it has all.
+
+    A prompt with none of them is not steered at all, which is said elsewhere.
+    """
+    missing = sorted(image for image in set(chosen) if image >= count)
+    if not missing or len(missing) == len(set(chosen)):
+        return ""
+    return (
+        f"Of the images to be steered, a prompt of {count} lacks {', '.join(map(str, missing))} "
+        "(they count from 0); the others were steered"
+    )
 
 
 def steered_rows(

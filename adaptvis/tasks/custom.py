@@ -16,9 +16,9 @@ from pathlib import Path
 from adaptvis.errors import DataError, unknown_name
 from adaptvis.tasks.base import Part, Sample, Task
 from adaptvis.tasks.files import Entry, digest, read_jsonl
-from adaptvis.tasks.grading import normalised_words
 from adaptvis.tasks.images import pictures_in
 from adaptvis.tasks.marks import question_text
+from adaptvis.tasks.words import normalised_words
 
 __all__ = ["custom_task"]
 
@@ -94,6 +94,14 @@ def _sample(entry: Entry, folder: Path, number: str, without: str) -> Sample:
     options = entry.texts("options") if "options" in entry.fields else ()
     if options and not {normalised_words(g) for g in gold} & {normalised_words(o) for o in options}:
         raise DataError(f"{where}: the answer {gold[0]!r} is not among the options")
+    right = {normalised_words(g) for g in gold}
+    alike = {o.strip().casefold(): o for o in options if normalised_words(o) in right}
+    if len(alike) > len(right):
+        one, other, *_ = alike.values()
+        raise DataError(
+            f"{where}: the options {one!r:.60} and {other!r:.60} have the same words, and answers "
+            "are graded by their words; word them differently"
+        )
     question = entry.texts("question")
     if len(question) != 1:
         raise DataError(f"{where}: question must be one text")

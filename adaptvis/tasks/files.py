@@ -4,7 +4,6 @@ import csv
 import hashlib
 import io
 import json
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
@@ -13,6 +12,7 @@ from typing import Any
 
 from adaptvis.errors import DataError
 from adaptvis.tasks.marks import question_text
+from adaptvis.unique_keys import json_value
 
 __all__ = ["Entry", "digest", "read_csv", "read_json", "read_jsonl"]
 
@@ -148,22 +148,12 @@ def read_csv(
     return entries
 
 
-_LONE_SURROGATE = re.compile(r"\\u[dD][89abAB]")
-
-
 def _parse(text: str, where: str, *, one_line: bool = False) -> Any:
     try:
-        value = json.loads(text)
-        if _LONE_SURROGATE.search(text):
-            # Half a character cannot be written to any record, and no tokenizer takes it.
-            json.dumps(value, ensure_ascii=False).encode()
-        return value
+        return json_value(text)
     except json.JSONDecodeError as error:
         place = where if one_line else f"{where}, line {error.lineno}"
         raise DataError(f"{place}: not valid JSON ({error.msg})") from None
-    except UnicodeEncodeError as error:
-        half = ascii(error.object[error.start])
-        raise DataError(f"{where}: {half} is half of a character; write both, or none") from None
     except (RecursionError, ValueError) as error:
         reason = "nested too deeply" if isinstance(error, RecursionError) else error
         raise DataError(f"{where}: not valid JSON ({reason})") from None

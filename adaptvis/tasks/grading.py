@@ -5,16 +5,13 @@ order. *Strict*: of the question's candidate answers the text mentions exactly o
 "The left or the right" is free-correct for gold "left", and strict-wrong.
 """
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from adaptvis.tasks.options import letters_mentioned
-from adaptvis.tasks.typography import plain_text
+from adaptvis.tasks.words import normalised_words, signs
 
-__all__ = ["Grade", "grade", "mentioned", "normalised_words"]
-
-_ARTICLES = frozenset({"a", "an", "the"})
+__all__ = ["Grade", "grade", "mentioned"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,25 +36,20 @@ class Grade:
         return float(self.correct) if self.score is None else self.score
 
 
-def normalised_words(text: str) -> tuple[str, ...]:
-    """Lower-case words of `text` without punctuation and articles.
-
-    Where there are articles only they stay: "A" may name an option.
-    """
-    words = re.findall(r"[^\W_]+", plain_text(text).lower().replace("'", ""))
-    return tuple(w for w in words if w not in _ARTICLES) or tuple(words)
-
-
 def mentioned(text: str, phrases: Sequence[str]) -> set[str]:
     """The phrases whose words occur in `text`; a word counts for one phrase only.
 
     Longer phrases take their words first, so "top left" does not also mention "left". The phrase
-    "A" is mentioned as an option's letter is, not by an article.
+    "A" is mentioned as an option's letter is, not by an article. A phrase of signs alone is looked
+    for among the signs.
     """
-    words: list[str | None] = list(normalised_words(text))
+    of_text: list[str | None] = list(normalised_words(text))
+    signs_of_text: list[str | None] = list(signs(text)) or of_text
     found = set()
     for phrase in sorted(phrases, key=lambda p: -len(normalised_words(p))):
         target = list(normalised_words(phrase))
+        has_words = any(c.isalnum() for word in target for c in word)
+        words = of_text if has_words else signs_of_text
         starts = range(len(words) - len(target) + 1) if target else range(0)
         for start in starts:
             if words[start : start + len(target)] == target:

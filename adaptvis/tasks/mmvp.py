@@ -17,11 +17,12 @@ from adaptvis.errors import DataError
 from adaptvis.tasks.base import Answered, Pictures, Sample
 from adaptvis.tasks.benchmark import Benchmark, Data, Questions, Wanted
 from adaptvis.tasks.files import Entry, digest, read_csv
-from adaptvis.tasks.grading import Grade, mentioned, normalised_words
+from adaptvis.tasks.grading import Grade, mentioned
 from adaptvis.tasks.hub import HubRows, read_hub
 from adaptvis.tasks.images import pictures_in
 from adaptvis.tasks.options import cambrian_option, letters_mentioned, parse_letter
 from adaptvis.tasks.suffixes import OPTION_LETTER
+from adaptvis.tasks.words import normalised_words
 
 __all__ = ["MMVP", "grade_mmvp", "mmvp_metrics"]
 

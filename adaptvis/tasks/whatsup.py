@@ -19,10 +19,11 @@ from adaptvis.errors import DataError
 from adaptvis.tasks.base import Answered, Pictures, Sample
 from adaptvis.tasks.benchmark import Benchmark, Data, Questions, Wanted
 from adaptvis.tasks.files import Entry, digest, read_json, read_jsonl
-from adaptvis.tasks.grading import Grade, grade, normalised_words
+from adaptvis.tasks.grading import Grade, grade
 from adaptvis.tasks.hub import HubRows, read_hub
 from adaptvis.tasks.images import pictures_in
 from adaptvis.tasks.marks import question_text
+from adaptvis.tasks.words import normalised_words
 
 __all__ = ["WHATSUP", "chat_question", "grade_whatsup", "pair_and_set_accuracy"]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import OrderedDict, deque
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -9,6 +10,8 @@ from typing import Any
 
 import torch
 from torch import Tensor
+
+from adaptvis.steering.policy import NOT_A_NUMBER
 
 __all__ = ["BUCKETS", "DecisionStore", "Record"]
 
@@ -38,9 +41,13 @@ class Record:
         reason = self.reason or ("" if decided else "the prompt is not finished")
         if self.alpha is not None and float(self.alpha) == 1:
             reason = "alpha is 1"
+        confidence = None if self.confidence is None else float(self.confidence)
+        if confidence is not None and math.isnan(confidence):
+            # JSON has no such number.
+            confidence, reason = None, NOT_A_NUMBER
         return {
             "request_id": self.request_id,
-            "confidence": None if self.confidence is None else float(self.confidence),
+            "confidence": confidence,
             "alpha": float(self.alpha) if self.alpha is not None else 1.0,
             "applied": decided and not reason,
             "reason": reason,
@@ -103,6 +110,9 @@ class DecisionStore:
         # One transfer for all of them.
         table = torch.stack([part for pair in numbers for part in pair if part is not None])
         for record, (confidence, alpha) in zip(records, table.view(-1, 2).tolist(), strict=True):
+            if math.isnan(confidence):
+                self.counts["passed_through"] += 1
+                continue
             branch = record.method
             if branch == "adaptvis":
                 low = abs(alpha - record.low) < abs(alpha - record.high)

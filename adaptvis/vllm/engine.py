@@ -34,6 +34,7 @@ from adaptvis.model_inputs import (
     model_source,
     prompt_text,
 )
+from adaptvis.steering.policy import NOT_A_NUMBER
 from adaptvis.vllm.offline import Decision, decisions
 from adaptvis.vllm.parameters import FIELD, extra_args
 from adaptvis.vllm.plugin import DISABLE
@@ -270,6 +271,8 @@ def _answer(text: str, output: Any, decision: Decision) -> Answer:
         confidence = math.exp(max(entry.logprob for entry in output.logprobs[0].values()))
     if decision.applied and decision.alpha == 1:
         reason = "alpha is 1"
+    if math.isnan(confidence) and NOT_A_NUMBER not in reason:
+        reason = "; ".join(filter(None, (reason, NOT_A_NUMBER)))
     return Answer(
         text.strip(), tuple(output.token_ids), confidence, decision.alpha, not reason, reason
     )

@@ -21,6 +21,7 @@ from vllm.v1.engine.async_llm import AsyncLLM
 from vllm.v1.engine.input_processor import InputProcessor
 
 from adaptvis.errors import ConfigError, UnsupportedError
+from adaptvis.steering.spans import missing_images
 from adaptvis.vllm.images import Runs, image_runs
 from adaptvis.vllm.parameters import (
     FIELD,
@@ -274,6 +275,8 @@ def ticket_for(
         return Ticket(None, NO_IMAGE, request_id)
     if config.images is not None and not any(index < len(images) for index in config.images):
         return Ticket(None, NOT_SELECTED, request_id)
+    if missing := missing_images(config.images or (), len(images)):
+        logger.warning_once("%s.", missing)
     ends_in_image = images[-1][-1][1] >= prompt_length
     ends_in_other = any(stop >= prompt_length for _, stop in others)
     if (ends_in_image or ends_in_other) and not last_row_alone:

@@ -14,7 +14,7 @@ class Decision:
     """One request.
 
     confidence: largest softmax probability of the first generated token, unsteered; None where the
-        request was not steered and nothing was measured.
+        request was not steered and nothing was measured, or is not a number.
     alpha: the coefficient that was used; 1.0 where nothing was steered.
     applied: whether the request was steered; ``reason`` says why not.
     """

@@ -209,6 +209,10 @@ def test_decisions_allow_the_endpoint_and_keep_every_other_plugin(
         ([MODEL, "--steering", "adaptvis-vsr", "--alpha", "1"], ["--steering", "--alpha"]),
         ([MODEL, "--steering", "adaptvis-vrs"], ["did you mean 'adaptvis-vsr'?"]),
         ([MODEL, "--steering", "{"], ["not valid JSON"]),
+        (
+            [MODEL, "--alpha", "2", "--additional-config", '{"a": 1, "a": 2}'],
+            ["the key 'a' is given twice"],
+        ),
         ([MODEL, "--steering", "none.json"], ["none.json"]),
         ([MODEL, "--steering", '{"method": "norm_rescale"}', "--norm-clip", "1"], ["norm_rescale"]),
         ([MODEL, "--norm-rescale", "big"], ["--norm-rescale", "'big'"]),

@@ -190,6 +190,27 @@ def test_an_image_that_a_prompt_does_not_have_is_reported_and_left_alone():
     assert not handle.last[0].applied
 
 
+@pytest.mark.parametrize(
+    "where",
+    [
+        {"images": (1, 7)},
+        {"regions": [Region(box=(0, 0, *SIZE), image_size=SIZE, image=i) for i in (1, 7)]},
+    ],
+)
+def test_of_chosen_images_the_missing_ones_are_named_and_the_others_steered(where):
+    case = two_images("llava")
+    columns = case.columns.clone()
+    positions = torch.where(columns[0])[0]
+    columns[0, positions[: len(positions) // 2]] = False
+    expected = case.reference(1.8, columns=columns)[1]
+    with (
+        steer(case.model, ScalingVis(alpha=1.8, **where), processor=case.processor) as handle,
+        pytest.warns(AdaptVisWarning, match="a prompt of 2 lacks 7 "),
+    ):
+        close(generate(case.model, case.inputs)[1], expected)
+    assert handle.last[0].applied
+
+
 @pytest.mark.parametrize("family", ["llava_next", "idefics3"])
 def test_a_prompt_without_images_is_left_alone_whatever_image_is_chosen(family):
     case = Case(family, ["where is the cat"], [[]])

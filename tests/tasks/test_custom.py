@@ -68,6 +68,9 @@ def test_answer_and_options_are_compared_as_they_are_graded(tmp_path: Path) -> N
     ("bad", "message"),
     [
         ("{", "not valid JSON"),
+        (json.dumps(GOOD)[:-1] + ', "answer": "right"}', "the key 'answer' is given twice"),
+        (json.dumps(GOOD)[:-1] + ', "id": "\\udc00"}', "is half of a character"),
+        ({**GOOD, "answer": "C", "options": ["C", "C++"]}, "'C' and 'C++' have the same words"),
         ("[1]", "expected an object"),
         ({**GOOD, "anwser": "x"}, "did you mean 'answer'?"),
         ({"image": "red.png", "question": "Where?"}, "answer must be"),
@@ -207,6 +210,6 @@ def test_half_a_character_is_refused_before_it_spoils_the_records(
     path = write(tmp_path / "d", GOOD, json.dumps({**GOOD, field: "a \ud83d b"}))
     with pytest.raises(DataError) as caught:
         get_task(path).load()
-    assert_names_line_2(caught.value, path, "surrogates not allowed")
+    assert_names_line_2(caught.value, path, "is half of a character")
     whole = json.dumps({**GOOD, "question": "a \U0001f600 b"})
     assert get_task(write(tmp_path / "d", whole)).load()[0].prompt == "a \U0001f600 b"

@@ -5,7 +5,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from adaptvis.tasks import Grade, grade
-from adaptvis.tasks.grading import mentioned, normalised_words
+from adaptvis.tasks.grading import mentioned
+from adaptvis.tasks.words import normalised_words
 
 SIDES = ("left", "right", "top", "bottom")
 
@@ -44,6 +45,37 @@ SIDES = ("left", "right", "top", "bottom")
         ("B", ["A"], ("A", "B"), Grade(False, False, True)),
         ("a", ["A"], (), Grade(True, True, True)),
         ("", ["A"], (), Grade(False, False, False)),
+        # vowel signs are part of their word, whatever the script
+        ("की", ["का"], ("का", "की"), Grade(False, False, True)),
+        ("की", ["की"], ("का", "की"), Grade(True, True, True)),
+        ("कप के बाईं ओर है", ["बाईं"], ("बाईं", "दाईं"), Grade(True, True, False)),
+        ("இடது", ["இடம்"], ("இடது", "இடம்"), Grade(False, False, True)),
+        # ... but Arabic and Hebrew may leave theirs out
+        ("يَسَار", ["يسار"], ("يسار", "يمين"), Grade(True, True, True)),
+        ("שְׂמֹאל", ["שמאל"], ("שמאל", "ימין"), Grade(True, True, True)),
+        # scripts without blanks between words
+        ("在左边。", ["左边"], ("左边", "右边"), Grade(True, True, False)),
+        ("在左边。", ["右边"], ("左边", "右边"), Grade(False, False, False)),
+        ("左边", ["左边"], (), Grade(True, True, True)),
+        ("左上", ["左上"], ("左", "左上"), Grade(True, True, True)),
+        ("有3个", ["3"], (), Grade(True, False, False)),
+        ("有十二个", ["二"], ("二", "十二"), Grade(False, False, False)),
+        ("๑๒", ["๑"], (), Grade(False, False, False)),
+        ("コップは左にあります", ["左"], ("左", "右"), Grade(True, True, False)),
+        ("อยู่ทางซ้าย", ["ซ้าย"], ("ซ้าย", "ขวา"), Grade(True, True, False)),
+        # signs, where there are no words
+        ("+", ["+"], ("+", "-"), Grade(True, True, True)),
+        ("The sign is +.", ["+"], ("+", "-"), Grade(True, True, False)),
+        ("-", ["+"], ("+", "-"), Grade(False, False, True)),
+        ("2 + 3", ["2 3"], (), Grade(True, True, True)),
+        ("*", ["*"], (), Grade(True, True, True)),
+        ("It is left.", ["."], (), Grade(False, False, False)),
+        ("?", ["?"], (), Grade(True, True, True)),
+        ("👍", ["👍"], ("👍", "👎"), Grade(True, True, True)),
+        ("👎", ["👍"], ("👍", "👎"), Grade(False, False, True)),
+        ("I say 👍!", ["👍"], ("👍", "👎"), Grade(True, True, False)),
+        ("\u2764", ["\u2764\ufe0f"], (), Grade(True, True, True)),
+        ("1\ufe0f\u20e3", ["1"], ("1", "2"), Grade(True, True, True)),
     ],
 )
 def test_grades(text: str, gold: list[str], candidates: tuple[str, ...], expected: Grade) -> None:

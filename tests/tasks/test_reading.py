@@ -25,7 +25,11 @@ from adaptvis.tasks.images import decode_image, inside, open_image, pictures_in
         (b"\xff\xfe", "UTF-8"),
         (b'{"a": ' + b"[" * 100_000 + b"}", "line 1: not valid JSON (nested too deeply)"),
         (b'{"a": ' + b"9" * 5000 + b"}", "line 1: not valid JSON"),
-        (b'{"a": 1}\n{"a": "x\\ud83d"}', r"line 2: '\ud83d' is half of a character"),
+        (b'{"a": 1, "a": 2}\n', "line 1: not valid JSON (the key 'a' is given twice)"),
+        (
+            b'{"a": 1}\n{"a": "x\\ud83d"}',
+            r"line 2: not valid JSON ('\ud83d' is half of a character",
+        ),
     ],
 )
 def test_bad_jsonl(tmp_path: Path, content: bytes, message: str) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 import torch
 
@@ -49,6 +51,19 @@ def test_decisions_are_found_by_the_clients_id() -> None:
     assert store.read(["b"])["b-1"]["reason"] == "the prompt is not finished"
     untouched = store.read(["c"])["c-1"]
     assert (untouched["applied"], untouched["reason"]) == (False, "alpha is 1")
+
+
+def test_a_confidence_that_is_no_number_is_said_and_spoils_no_total() -> None:
+    store = DecisionStore()
+    decide(store, "a-1", float("nan"), 1.5, method="adaptvis", low=0.5, high=1.5)
+    decide(store, "b-1", 0.25, 0.5, method="adaptvis", low=0.5, high=1.5)
+    found = store.read(["a"])["a-1"]
+    assert (found["confidence"], found["applied"]) == (None, False)
+    assert "not a number" in found["reason"]
+    json.dumps(found, allow_nan=False)
+    totals = store.totals()
+    assert (totals["confidence_sum"], sum(totals["histogram"])) == (0.25, 1)
+    assert totals["counts"]["passed_through"] == 1
 
 
 def test_only_the_latest_are_kept_and_all_are_counted() -> None:

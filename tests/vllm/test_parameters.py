@@ -52,6 +52,12 @@ def test_off_is_understood_however_it_is_said(word) -> None:
     assert extra_args(word) == {"adaptvis": "off"}
 
 
+def test_a_key_given_twice_is_refused() -> None:
+    text = '{"method": "scalingvis", "alpha": 2, "alpha": 0.5}'
+    with pytest.raises(ConfigError, match="the key 'alpha' is given twice"):
+        read_request({"adaptvis": text}, None)
+
+
 @pytest.mark.parametrize("word", ["", " ", "on", "true", True, 1, []])
 def test_what_is_neither_off_nor_a_configuration_is_refused(word) -> None:
     for value in (word, {"method": word}):
@@ -84,7 +90,7 @@ def test_what_is_neither_off_nor_a_configuration_is_refused(word) -> None:
     ],
 )
 def test_a_truth_value_is_not_a_number(arguments) -> None:
-    with pytest.raises(ConfigError, match=r"number|tuple"):
+    with pytest.raises(ConfigError, match=r"number|tuple|booleans"):
         read_request(arguments, None)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from dataclasses import replace
 
 import pytest
@@ -106,6 +107,18 @@ def test_steered_beam_search_is_refused() -> None:
         request.to_beam_search_params(1, {})
     plain = request.model_copy(update={"vllm_xargs": {"adaptvis_method": "off"}})
     assert plain.to_beam_search_params(1, {}).max_tokens == 1
+
+
+def test_of_chosen_images_the_missing_ones_are_named(caplog) -> None:
+    # vLLM's loggers do not propagate.
+    logger = logging.getLogger("vllm.adaptvis")
+    logger.addHandler(caplog.handler)
+    try:
+        config = ScalingVis(alpha=2.0, images=(1, 7, 9))
+        assert ticket_for(config, [[(3, 5)], [(6, 8)]], 20, "id").config == config
+    finally:
+        logger.removeHandler(caplog.handler)
+    assert "a prompt of 2 lacks 7, 9 " in caplog.text
 
 
 def test_prompts_that_cannot_be_steered_say_why() -> None:

@@ -9,6 +9,7 @@ import yaml
 
 from adaptvis.errors import ConfigError, unknown_name
 from adaptvis.training.llava.recipe import Recipe, recipe_from
+from adaptvis.unique_keys import yaml_value
 
 __all__ = ["override"]
 
@@ -27,7 +28,7 @@ def override(recipe: Recipe, settings: Iterable[str]) -> Recipe:
         if not equals or not path:
             raise ConfigError(f"--set takes path=value such as lora.rank=64, got {setting!r}")
         try:
-            value = yaml.safe_load(text)
+            value = yaml_value(text)
         except yaml.YAMLError:
             raise ConfigError(f"The value of --set {setting!r} is not valid YAML") from None
         _put(values, path.split("."), _number(value), setting)

@@ -116,11 +116,6 @@ def _turn(entry: Any, number: int, where: str) -> Turn:
         raise DataError(
             f"{where}: turn {number} is from {speaker!r:.40}; the known roles are human and gpt"
         )
-    try:
-        text.encode()
-    except UnicodeEncodeError as error:
-        # JSON can hold half a character, which no tokenizer takes.
-        raise DataError(f"{where}: turn {number} is no valid text ({error.reason})") from None
     images = len(_PLACEHOLDER.findall(text))
     if not images:
         return Turn(role, text)

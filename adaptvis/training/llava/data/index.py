@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from adaptvis.errors import DataError
+from adaptvis.unique_keys import json_value
 
 __all__ = ["LONGEST_SAMPLE", "SampleIndex", "index_samples"]
 
@@ -42,13 +43,14 @@ class SampleIndex:
         """The parsed sample.
 
         Raises:
-            DataError: the file is gone, has changed, or is not UTF-8 there.
+            DataError: the file is gone, has changed, is not UTF-8 there, or gives a key twice
+                or half a character.
         """
         start, end = self.starts[index], self.ends[index]
         try:
             with self.path.open("rb") as file:
                 file.seek(start)
-                return json.loads(file.read(end - start).decode())
+                return json_value(file.read(end - start).decode())
         except UnicodeDecodeError as error:
             raise DataError(
                 f"{self.path}, sample {index}: the text is not UTF-8 at byte "
@@ -59,6 +61,8 @@ class SampleIndex:
                 f"{self.path}, sample {index}: the file has changed since it was opened; "
                 "start again with a file that stays as it is"
             ) from None
+        except ValueError as error:
+            raise DataError(f"{self.path}, sample {index}: {error}") from None
         except OSError as error:
             raise DataError(f"{self.path} cannot be read ({error.strerror})") from None
 

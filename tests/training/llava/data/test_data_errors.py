@@ -1,6 +1,5 @@
 """Bad samples: one sentence with file, index and id; `check` finds them before training."""
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,7 +9,7 @@ from training.llava.data.conftest import turns
 
 from adaptvis.errors import AdaptVisWarning, ConfigError, DataError
 from adaptvis.training.llava.data import ConversationDataset, check
-from adaptvis.training.llava.data.conversations import parse_conversation
+from adaptvis.training.llava.data.index import index_samples
 
 Load = Callable[..., ConversationDataset]
 GOOD = {"id": "good", "image": "a.png", "conversations": turns("<image>\nIs it?", "yes")}
@@ -57,10 +56,18 @@ def test_bad_sample_is_named(
     assert [(p.index, p.message, p.fatal) for p in check(dataset)] == [(1, text, True)]
 
 
-def test_half_a_character_is_named() -> None:
-    sample = json.loads(json.dumps(GOOD | {"conversations": turns("<image> x", "a \ud83d")}))
-    with pytest.raises(DataError, match=r"q, sample 3: turn 1 is no valid text \(surrogates"):
-        parse_conversation(sample, "q, sample 3")
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ('"value": "\\ud83d"', r"'\\ud83d' is half of a character"),
+        ('"value": "yes", "value": "no"', "the key 'value' is given twice"),
+    ],
+)
+def test_what_json_lets_pass_is_named(load: Load, line: str, message: str) -> None:
+    path = load([GOOD, GOOD]).path
+    path.write_text(path.read_text().replace('"value": "yes"', line))
+    with pytest.raises(DataError, match=f"sample 1: {message}"):
+        index_samples(path).read(1)
 
 
 def test_sample_that_is_no_object_is_named(load: Load) -> None:
