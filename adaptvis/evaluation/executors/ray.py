@@ -24,6 +24,7 @@ _MOST_ATTEMPTS = 3
 # One batch is answered while the next one is on its way.
 _BATCHES_PER_WORKER = 2
 _SECONDS_TO_RESTART = 1.0
+_LONGEST_RESTART = 60.0
 
 
 class _Worker:
@@ -39,6 +40,10 @@ class _Worker:
     @cached_property
     def _asker(self) -> Asker:
         return Asker(self._load(), self._batch_size)
+
+    def is_started(self) -> bool:
+        """Answers without loading anything."""
+        return True
 
     def describe(self) -> dict[str, str]:
         return {**self._asker.engine.describe(), "batch_size": str(self._asker.batch_size)}
@@ -171,12 +176,22 @@ class RayExecutor:
                         f"({type(problem).__name__}); look at Ray's logs for the cause, often too "
                         "little memory, and give fewer --workers"
                     ) from None
-                # A call before Ray has noticed the death fails of that death, too.
-                time.sleep(_SECONDS_TO_RESTART)
+                self._wait_until_started(worker)
                 reference = worker.describe.remote()
             else:
                 return description
         raise AssertionError("unreachable")
+
+    def _wait_until_started(self, worker: Any) -> None:
+        """A call before Ray has noticed a death, or while it starts anew, fails of it, too."""
+        until = time.monotonic() + _LONGEST_RESTART
+        while time.monotonic() < until:
+            time.sleep(_SECONDS_TO_RESTART)
+            try:
+                self._ray.get(worker.is_started.remote())
+            except self._ray.exceptions.RayError:
+                continue
+            return
 
     def _send(self, batch: _Batch, turn: int, request: Any) -> None:
         batch.worker = turn % len(self._workers)
