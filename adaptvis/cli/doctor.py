@@ -14,6 +14,7 @@ from rich.text import Text
 
 from adaptvis import __version__
 from adaptvis.cli.console import error, out
+from adaptvis.cli.doctor_check import doctor_check
 from adaptvis.cli.doctor_gpu import doctor_gpu
 from adaptvis.cli.requirements import requirements
 from adaptvis.errors import AdaptVisError
@@ -36,6 +37,12 @@ def doctor(
     trust_remote_code: Annotated[
         bool, typer.Option("--trust-remote-code", help="Run code that comes with a hub model.")
     ] = False,
+    check: Annotated[
+        bool,
+        typer.Option(
+            "--check", help="Steer a tiny model of every family and compare with the definition."
+        ),
+    ] = False,
     gpu: Annotated[
         bool, typer.Option("--gpu", help="Check and time the kernels on the GPU, for an issue.")
     ] = False,
@@ -43,10 +50,13 @@ def doctor(
     """Show what is installed, which engines run, and what would steer attention on this machine.
 
     Exit code 2 where something is amiss: a required package is missing, an installed one has a
-    version that adaptvis does not work with, or the model would not be steered.
+    version that adaptvis does not work with, the model would not be steered, or a check fails.
     """
+    if check:
+        doctor_check()
     if gpu:
         doctor_gpu()
+    if check or gpu:
         return
     table = Table(box=box.SIMPLE_HEAD)
     for header in ("what", "found", ""):
@@ -125,6 +135,9 @@ def _engines() -> Iterator[Row]:
         from adaptvis.hf.families import known_families
     except ImportError as problem:
         yield "engine hf", f"cannot be imported: {problem}", _BAD
+        return
+    except AdaptVisError as problem:
+        yield "engine hf", str(problem), _BAD
         return
     yield "engine hf", f"runs; families {', '.join(known_families())}", _GOOD
     yield _vllm()

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import transformers
-from transformers.cache_utils import Cache
 
 from adaptvis.errors import UnsupportedError
+
+if TYPE_CHECKING:
+    from transformers.cache_utils import Cache
 
 __all__ = [
     "TESTED",
@@ -19,6 +21,7 @@ __all__ = [
     "decoding_fault",
     "image_defaults",
     "is_tested",
+    "missing_name",
 ]
 
 VERSION: str = transformers.__version__
@@ -32,6 +35,19 @@ _CACHE_NAMES = ("cache", "past_key_values")
 def is_tested(version: str = VERSION) -> bool:
     """Whether a transformers is of a series that the tests have run on."""
     return ".".join(re.findall(r"\d+", version)[:2]) in TESTED
+
+
+def missing_name(problem: ImportError) -> UnsupportedError | None:
+    """What to raise for an import that failed because this transformers lacks a name.
+
+    None where the import failed for another reason.
+    """
+    if (problem.name or "").split(".")[0] != "transformers":
+        return None
+    return UnsupportedError(
+        f"transformers {VERSION} lacks what adaptvis needs ({problem.msg}); install one of "
+        f"{', '.join(TESTED)}"
+    )
 
 
 def cache_argument(parameters: Collection[str]) -> str:

@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
+import inspect
+
 import numpy as np
 import torch
 from hf.eager_reference import Spec, reference_generate
 from hf.tiny_families import FAMILIES, build, encode
 from PIL import Image
+from transformers import LlavaForConditionalGeneration
 
 from adaptvis.hf.families import family_for
+from adaptvis.hf.library import cache_argument
 
 STEPS = 4
 TOLERANCE = 1e-4
+# What this transformers calls a key-value cache: ``model(**inputs, **{CACHE: cache})``.
+CACHE = cache_argument(inspect.signature(LlavaForConditionalGeneration.forward).parameters)
 
 __all__ = [
+    "CACHE",
     "FAMILIES",
     "STEPS",
     "TOLERANCE",

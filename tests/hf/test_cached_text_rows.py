@@ -5,7 +5,7 @@ import copy
 import pytest
 import torch
 from hf.eager_reference import Spec, reference, reference_generate
-from hf.helpers import TOLERANCE, Case, generate, image
+from hf.helpers import CACHE, TOLERANCE, Case, generate, image
 from transformers import DynamicCache
 
 from adaptvis import ScalingVis, patch, steer
@@ -28,7 +28,7 @@ def prefill(case, cache, columns):
         case.model(
             input_ids=case.ids[:, :columns],
             pixel_values=case.inputs["pixel_values"],
-            past_key_values=cache,
+            **{CACHE: cache},
             logits_to_keep=1,
         )
 
@@ -49,7 +49,7 @@ def test_text_rows_that_are_cached_unsteered_are_refused(by):
             with steer(case.model, ScalingVis(alpha=1.8)):
                 prefill(case, cache, cut)
         with pytest.raises(UnsupportedError, match="in the cache already, unsteered"):
-            generate(case.model, whole, past_key_values=cache)
+            generate(case.model, whole, **{CACHE: cache})
         assert handle.last == []
 
 
@@ -62,7 +62,7 @@ def test_a_cached_prefix_up_to_the_image_is_steered_as_a_whole_prompt():
     with steer(case.model, CONFIG) as handle:
         with handle.paused():
             prefill(case, cache, cut)
-        close(generate(case.model, whole, past_key_values=cache)[1], expected)
+        close(generate(case.model, whole, **{CACHE: cache})[1], expected)
         assert [d.applied for d in handle.last] == [True]
 
 
@@ -79,11 +79,11 @@ def test_a_turn_over_text_rows_that_an_earlier_turn_steered_goes_on(how):
             return generate(case.model, inputs, **options)
 
     handle = patch(case.model, CONFIG) if how == "one patch" else None
-    first, _ = ask(case.inputs, past_key_values=cache)
+    first, _ = ask(case.inputs, **{CACHE: cache})
     if how == "a copied cache":
         cache = copy.deepcopy(cache)
     ids = torch.cat([first, second], dim=1)
-    _, logits = ask({"input_ids": ids}, past_key_values=cache)
+    _, logits = ask({"input_ids": ids}, **{CACHE: cache})
     if handle is not None:
         handle.remove()
 
@@ -101,13 +101,13 @@ def test_rows_added_in_between_without_steering_are_refused():
     case = case_of_one()
     cache = DynamicCache(config=case.decoder.config)
     with steer(case.model, CONFIG) as handle:
-        first, _ = generate(case.model, case.inputs, past_key_values=cache)
+        first, _ = generate(case.model, case.inputs, **{CACHE: cache})
         new = case.ids.new_tensor([[7, 9, 11]])
         with handle.paused(), torch.no_grad():
-            case.model(input_ids=torch.cat([first[:, -1:], new], 1), past_key_values=cache)
+            case.model(input_ids=torch.cat([first[:, -1:], new], 1), **{CACHE: cache})
         ids = torch.cat([first, new, new], dim=1)
         with pytest.raises(UnsupportedError, match="4 of them are in the cache"):
-            generate(case.model, {"input_ids": ids}, past_key_values=cache)
+            generate(case.model, {"input_ids": ids}, **{CACHE: cache})
 
 
 def video_and_image(case, order):

@@ -11,7 +11,7 @@ from contextlib import ExitStack, contextmanager
 
 import pytest
 import torch
-from hf.helpers import TOLERANCE, Case, generate, image
+from hf.helpers import CACHE, TOLERANCE, Case, generate, image
 
 from adaptvis import AdaptVis, AdaptVisWarning, ScalingVis, patch, steer
 from adaptvis.errors import ConfigError, UnsupportedError
@@ -114,7 +114,7 @@ def test_forward_calls_of_tasks_that_alternate_between_prefill_and_decode(case):
             cache = cache_of(first)
             await asyncio.sleep(0)
             with torch.no_grad():
-                return case.model(input_ids=following, past_key_values=cache).logits
+                return case.model(input_ids=following, **{CACHE: cache}).logits
 
     async def main():
         return await asyncio.gather(task(1.8), task(0.5))

@@ -7,7 +7,6 @@ import torch
 import transformers
 from hf.eager_reference import Spec, reference_generate
 from hf.helpers import TOLERANCE, Case, generate
-from hf.tiny_families import _randomise, _text, _vision
 
 from adaptvis import AdaptVis, AdaptVisWarning, ScalingVis, steer
 from adaptvis.engine import Query
@@ -15,6 +14,7 @@ from adaptvis.errors import UnsupportedError
 from adaptvis.hf.engine import HFEngine
 from adaptvis.hf.families import _FAMILIES, Family, family_for, register_family
 from adaptvis.hf.image_attention import image_attention
+from adaptvis.hf.self_check.tiny_models import randomise, text_config, vision_config
 
 CONFIG = ScalingVis(alpha=1.8)
 IMAGE = 5
@@ -25,7 +25,7 @@ def close(actual, expected) -> None:
 
 
 def ready(model):
-    _randomise(model, 0)
+    randomise(model, 0)
     model.generation_config.pad_token_id = 0
     model.generation_config.eos_token_id = None
     return model.float().eval().requires_grad_(False)
@@ -33,7 +33,7 @@ def ready(model):
 
 def llava_over(text, case):
     config = transformers.LlavaConfig(
-        vision_config=_vision("clip_vision_model", 56, 8, projection_dim=32),
+        vision_config=vision_config("clip_vision_model", 56, 8, projection_dim=32),
         text_config=text,
         image_token_id=case.model.config.image_token_id,
         image_seq_length=49,
@@ -90,7 +90,9 @@ def test_the_attention_map_of_a_decoder_with_attention_of_its_own_is_refused_too
 @pytest.mark.parametrize("attention", ["sdpa", "eager"])
 def test_soft_caps_are_those_of_the_models_own_attention(attention):
     case = Case("llava")
-    text = _text("gemma2", query_pre_attn_scalar=16, sliding_window=512, attn_logit_softcapping=2.0)
+    text = text_config(
+        "gemma2", 320, query_pre_attn_scalar=16, sliding_window=512, attn_logit_softcapping=2.0
+    )
     model = llava_over(text, case)
     model.set_attn_implementation(attention)
     plain = generate(model, case.inputs)[1]

@@ -7,7 +7,7 @@ import threading
 import pytest
 import torch
 from hf.eager_reference import Spec, reference_generate
-from hf.helpers import TOLERANCE, Case, generate, image
+from hf.helpers import CACHE, TOLERANCE, Case, generate, image
 from torch import nn
 from transformers import DynamicCache, StaticCache
 
@@ -53,7 +53,7 @@ def test_every_cache_gives_the_eager_answer(family, cache, rows):
     expected = case.reference(1.8, generated_rows=rows == "generated", **chosen)[1]
     options = {"use_cache": False} if cache == "none" else {"cache_implementation": cache}
     if cache == "user":
-        options = {"past_key_values": DynamicCache(config=case.decoder.config)}
+        options = {CACHE: DynamicCache(config=case.decoder.config)}
     with steer(case.model, ScalingVis(alpha=1.8, rows=rows)):
         close(generate(case.model, case.inputs, disable_compile=True, **options)[1], expected)
 
@@ -64,7 +64,7 @@ def test_a_static_cache_shorter_than_the_window_and_one_longer_agree():
     for length in (case.ids.shape[1] + 4, 64):
         cache = StaticCache(config=case.decoder.config, max_cache_len=length)
         with steer(case.model, CONFIG):
-            _, steered = generate(case.model, case.inputs, past_key_values=cache)
+            _, steered = generate(case.model, case.inputs, **{CACHE: cache})
         close(steered, expected)
 
 
@@ -84,13 +84,13 @@ def test_a_prompt_prefilled_in_chunks_by_hand_is_steered_at_its_last_token_only(
                 input_ids=ids[:, :cut],
                 attention_mask=mask[:, :cut],
                 position_ids=positions[:, :cut],
-                past_key_values=cache,
+                **{CACHE: cache},
                 **features,
             )
         _, steered = generate(
             case.model,
             {"input_ids": ids, "attention_mask": mask},
-            past_key_values=cache,
+            **{CACHE: cache},
         )
     close(steered, expected)
 
@@ -109,8 +109,8 @@ def test_a_second_turn_over_the_same_cache_steers_its_own_last_token():
     cache = DynamicCache(config=case.decoder.config)
     second = case.ids.new_tensor([[7, 9, 11]])
     with steer(case.model, CONFIG) as handle, torch.no_grad():
-        case.model(**case.inputs, past_key_values=cache)
-        turn = case.model(input_ids=second, past_key_values=cache).logits
+        case.model(**case.inputs, **{CACHE: cache})
+        turn = case.model(input_ids=second, **{CACHE: cache}).logits
         assert handle.last[0].applied
     ids = torch.cat([case.ids, second], dim=1)
     columns = ids == case.model.config.image_token_id
@@ -419,9 +419,9 @@ def test_a_cache_that_adaptvis_has_not_seen_is_refused_not_ignored():
     case = Case("llava", ["where is the cat"], [[image(0)]])
     cache = DynamicCache(config=case.decoder.config)
     with torch.no_grad():
-        case.model(**case.inputs, past_key_values=cache)
+        case.model(**case.inputs, **{CACHE: cache})
         with steer(case.model, CONFIG), pytest.raises(PromptError, match="has not seen"):
-            case.model(input_ids=case.ids[:, -3:], past_key_values=cache)
+            case.model(input_ids=case.ids[:, -3:], **{CACHE: cache})
 
 
 def test_attention_weights_come_out_with_some_layers_steered():

@@ -7,7 +7,7 @@ from contextlib import nullcontext
 import pytest
 import torch
 from hf.eager_reference import Spec, reference
-from hf.helpers import FAMILIES, TOLERANCE, Case, generate, image
+from hf.helpers import CACHE, FAMILIES, TOLERANCE, Case, generate, image
 from hf.scoring_batches import Scored
 from transformers import DynamicCache, StaticCache
 
@@ -111,8 +111,8 @@ def test_every_cache_scores_the_same(family, cache, rows):
     model, config = batch.case.model, batch.case.decoder.config
     options = {
         "none": {"use_cache": False},
-        "user": {"past_key_values": DynamicCache(config=config)},
-        "static": {"past_key_values": StaticCache(config=config, max_cache_len=100)},
+        "user": {CACHE: DynamicCache(config=config)},
+        "static": {CACHE: StaticCache(config=config, max_cache_len=100)},
     }[cache]
     with (
         steer(model, ScalingVis(alpha=1.8, rows=rows)) as handle,
@@ -185,14 +185,14 @@ def test_answers_scored_over_the_cache_of_their_prompts(family, told_by, rows):
     new = torch.tensor(answers)
     with steer(case.model, ScalingVis(alpha=1.8, rows=rows)) as handle, torch.no_grad():
         cache = DynamicCache(config=case.decoder.config)
-        first = case.model(**case.inputs, past_key_values=cache, logits_to_keep=1).logits
+        first = case.model(**case.inputs, **{CACHE: cache}, logits_to_keep=1).logits
         # The usual way to score several answers: a copy of the prompts' cache for each.
         for kept in (copy.deepcopy(cache), cache):
             with handle.scoring(batch.lengths) if told_by == "lengths" else nullcontext():
                 logits = case.model(
                     input_ids=new,
                     attention_mask=batch.inputs["attention_mask"],
-                    past_key_values=kept,
+                    **{CACHE: kept},
                     labels=new if told_by == "labels" else None,
                 ).logits
             logits = torch.cat([first, logits[:, :-1]], dim=1)
@@ -212,11 +212,11 @@ def test_answers_scored_one_after_the_other_over_a_cropped_cache(cache):
         kept = DynamicCache(config=config)
         if cache == "static":
             kept = StaticCache(config=config, max_cache_len=100)
-        first = case.model(**case.inputs, past_key_values=kept, logits_to_keep=1).logits
+        first = case.model(**case.inputs, **{CACHE: kept}, logits_to_keep=1).logits
         with handle.scoring(length):
             for batch, wanted in zip(batches, expected, strict=True):
                 ids = torch.tensor(batch.answers)
-                logits = case.model(input_ids=ids, past_key_values=kept).logits
+                logits = case.model(input_ids=ids, **{CACHE: kept}).logits
                 close(torch.cat([first, logits[:, :-1]], dim=1)[0], wanted)
                 if cache == "static":
                     break
@@ -234,9 +234,9 @@ def test_many_answers_over_one_prompts_repeated_cache():
     ]
     with steer(case.model, ScalingVis(alpha=1.8, rows="generated")), torch.no_grad():
         cache = DynamicCache(config=case.decoder.config)
-        case.model(**case.inputs, past_key_values=cache, logits_to_keep=1)
+        case.model(**case.inputs, **{CACHE: cache}, logits_to_keep=1)
         cache.batch_repeat_interleave(2)
-        logits = case.model(input_ids=answers, past_key_values=cache, labels=answers).logits
+        logits = case.model(input_ids=answers, **{CACHE: cache}, labels=answers).logits
     for b in range(2):
         close(logits[b, :-1], expected[b][1:])
 
@@ -251,9 +251,9 @@ def test_a_prompts_beginning_may_be_prefilled_before_it_is_scored(rows):
     with steer(case.model, ScalingVis(alpha=1.8, rows=rows)) as handle, torch.no_grad():
         cache = DynamicCache(config=case.decoder.config)
         with handle.scoring(batch.lengths):
-            case.model(input_ids=ids[:, :cut], past_key_values=cache, **pixels)
+            case.model(input_ids=ids[:, :cut], **{CACHE: cache}, **pixels)
             assert [d.applied for d in handle.last] == [False]
-            logits = case.model(input_ids=ids[:, cut:], past_key_values=cache).logits
+            logits = case.model(input_ids=ids[:, cut:], **{CACHE: cache}).logits
             assert [d.applied for d in handle.last] == [True]
     close(logits[0, 2:], expected[0, cut + 2 :])
 
@@ -419,16 +419,16 @@ def test_scoring_over_a_prompt_that_was_not_steered_is_refused():
     cache = DynamicCache(config=case.decoder.config)
     unseen = DynamicCache(config=case.decoder.config)
     with torch.no_grad(), steer(case.model, CONFIG) as handle:
-        case.model(**case.inputs, past_key_values=cache, logits_to_keep=1)
+        case.model(**case.inputs, **{CACHE: cache}, logits_to_keep=1)
         with (
             pytest.raises(PromptError, match="in the cache already"),
             handle.scoring(case.ids.shape[1] - 2),
         ):
-            case.model(input_ids=answer, past_key_values=cache)
+            case.model(input_ids=answer, **{CACHE: cache})
         with handle.paused():
-            case.model(**case.inputs, past_key_values=unseen)
+            case.model(**case.inputs, **{CACHE: unseen})
         with pytest.raises(PromptError, match="has not seen"):
-            case.model(input_ids=answer, past_key_values=unseen, labels=answer)
+            case.model(input_ids=answer, **{CACHE: unseen}, labels=answer)
 
 
 def test_prompts_that_end_in_different_calls_are_refused():
@@ -441,17 +441,17 @@ def test_prompts_that_end_in_different_calls_are_refused():
         torch.no_grad(),
         pytest.raises(PromptError, match="end in the same call"),
     ):
-        batch.case.model(**inputs, past_key_values=cache)
+        batch.case.model(**inputs, **{CACHE: cache})
 
 
 def test_decoding_behind_a_prompt_that_came_in_unsteered_is_reported():
     case = Case("llava").alone(1)
     cache = DynamicCache(config=case.decoder.config)
     with torch.no_grad():
-        case.model(**case.inputs, past_key_values=cache)
+        case.model(**case.inputs, **{CACHE: cache})
         with steer(case.model, CONFIG) as handle:
             with pytest.warns(AdaptVisWarning, match="while it was not steered"):
-                case.model(input_ids=case.ids[:, -1:], past_key_values=cache)
+                case.model(input_ids=case.ids[:, -1:], **{CACHE: cache})
             assert [d.applied for d in handle.last] == [False]
 
 

@@ -6,7 +6,7 @@ import warnings
 import pytest
 import torch
 from hf.eager_reference import Spec, reference
-from hf.helpers import STEPS, TOLERANCE, Case, generate
+from hf.helpers import CACHE, STEPS, TOLERANCE, Case, generate
 from hf.scoring_batches import Scored
 from transformers import DynamicCache
 
@@ -155,14 +155,14 @@ def test_a_soft_prefix_of_ones_own_is_refused_where_its_columns_are_unknown():
     case = Case("llava")
     cache = DynamicCache(config=case.decoder.config)
     with torch.no_grad():
-        case.model(inputs_embeds=torch.randn(2, 4, 64), past_key_values=cache)
+        case.model(inputs_embeds=torch.randn(2, 4, 64), **{CACHE: cache})
         mask = torch.nn.functional.pad(case.inputs["attention_mask"], (4, 0), value=1)
         inputs = {**case.inputs, "attention_mask": mask}
         with steer(case.model, ScalingVis(alpha=2)):
             with pytest.raises(PromptError, match="soft prefix"):
-                case.model(**inputs, past_key_values=cache)
+                case.model(**inputs, **{CACHE: cache})
             with pytest.raises(PromptError, match="soft prefix"):
-                generate(case.model, inputs, past_key_values=cache)
+                generate(case.model, inputs, **{CACHE: cache})
 
 
 def embedded(case):

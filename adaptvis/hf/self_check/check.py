@@ -19,13 +19,13 @@ from adaptvis.config import AdaptVis, AttentionSteering, ScalingVis
 from adaptvis.errors import AdaptVisWarning, UnsupportedError
 from adaptvis.hf.attention import attention_configs
 from adaptvis.hf.families import family_for
-from adaptvis.hf.library import TESTED, VERSION, is_tested
+from adaptvis.hf.library import TESTED, VERSION, decoding_fault, is_tested
 from adaptvis.hf.self_check.definition import Definition, defined
 from adaptvis.hf.self_check.tiny_models import tiny_config, tiny_families, tiny_model
 from adaptvis.hf.self_check.tiny_prompts import TOKENS, tiny_prompts
 from adaptvis.steering.spans import steered_rows
 
-__all__ = ["check_family", "require_working"]
+__all__ = ["check_family", "limits_of", "require_working"]
 
 Steer = Callable[..., AbstractContextManager[Any]]
 
@@ -89,6 +89,13 @@ def check_family(model_type: str, steer: Steer) -> str:
         _checking.reset(token)
 
 
+def limits_of(model_type: str) -> str:
+    """What cannot be asked of this family here, steered or not; empty where nothing is."""
+    with _plain_torch(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return decoding_fault(tiny_model(tiny_config(model_type, TOKENS)))
+
+
 @contextmanager
 def _plain_torch() -> Iterator[None]:
     """float32 on the CPU, whatever the caller's defaults are."""
@@ -146,11 +153,12 @@ def _definition(
 
 def _logits(model: Any, inputs: dict[str, Tensor], **options: Any) -> Tensor:
     """Raw logits of the first greedy tokens, [steps, B, V]."""
+    steps = 1 if decoding_fault(model) else _STEPS
     with torch.inference_mode():
         output = model.generate(
             **inputs,
-            max_new_tokens=_STEPS,
-            min_new_tokens=_STEPS,
+            max_new_tokens=steps,
+            min_new_tokens=steps,
             do_sample=False,
             output_logits=True,
             return_dict_in_generate=True,

@@ -16,7 +16,16 @@ from torch import Tensor
 
 from adaptvis.errors import UnsupportedError
 
-__all__ = ["HIDDEN", "VOCABULARY", "tiny_config", "tiny_families", "tiny_model"]
+__all__ = [
+    "HIDDEN",
+    "VOCABULARY",
+    "randomise",
+    "text_config",
+    "tiny_config",
+    "tiny_families",
+    "tiny_model",
+    "vision_config",
+]
 
 # The configuration classes take more arguments than their generated signatures tell.
 hf: Any = transformers
@@ -61,14 +70,14 @@ def tiny_model(config: Any, seed: int = 0) -> Any:
 
     with torch.random.fork_rng(devices=[]):
         model = hf.AutoModelForImageTextToText.from_config(config, dtype=torch.float32)
-    _randomise(model, seed)
+    randomise(model, seed)
     # Nothing ends a generation early: max_new_tokens is the number of tokens.
     model.generation_config.eos_token_id = None
     model.generation_config.pad_token_id = 0
     return model.eval().requires_grad_(False)
 
 
-def _text(kind: str, vocabulary: int, kv_heads: int = 2, **extra: Any) -> dict[str, Any]:
+def text_config(kind: str, vocabulary: int, kv_heads: int = 2, **extra: Any) -> dict[str, Any]:
     return {
         "model_type": kind,
         "vocab_size": vocabulary,
@@ -87,7 +96,7 @@ def _text(kind: str, vocabulary: int, kv_heads: int = 2, **extra: Any) -> dict[s
     }
 
 
-def _vision(kind: str, image_size: Any, patch_size: Any, **extra: Any) -> dict[str, Any]:
+def vision_config(kind: str, image_size: Any, patch_size: Any, **extra: Any) -> dict[str, Any]:
     return {
         "model_type": kind,
         "image_size": image_size,
@@ -102,8 +111,8 @@ def _vision(kind: str, image_size: Any, patch_size: Any, **extra: Any) -> dict[s
 
 def _llava(tokens: Tokens, vocabulary: int) -> Any:
     return hf.LlavaConfig(
-        vision_config=_vision("clip_vision_model", 56, 8, projection_dim=32),
-        text_config=_text("llama", vocabulary, kv_heads=4),
+        vision_config=vision_config("clip_vision_model", 56, 8, projection_dim=32),
+        text_config=text_config("llama", vocabulary, kv_heads=4),
         image_token_id=tokens["image"],
         image_seq_length=49,
     )
@@ -114,8 +123,8 @@ def _adaptvis_llava(tokens: Tokens, vocabulary: int) -> Any:
     from adaptvis.models import AdaptVisLlavaConfig
 
     return AdaptVisLlavaConfig(
-        vision_config=_vision("clip_vision_model", 56, 8, projection_dim=32),
-        text_config=_text("llama", vocabulary, kv_heads=4),
+        vision_config=vision_config("clip_vision_model", 56, 8, projection_dim=32),
+        text_config=text_config("llama", vocabulary, kv_heads=4),
         image_token_id=tokens["image"],
         image_seq_length=25,
         vision_feature_layer=[1, 2],
@@ -129,8 +138,8 @@ def _adaptvis_llava(tokens: Tokens, vocabulary: int) -> Any:
 
 def _llava_next(tokens: Tokens, vocabulary: int) -> Any:
     return hf.LlavaNextConfig(
-        vision_config=_vision("clip_vision_model", 56, 14, projection_dim=32),
-        text_config=_text("mistral", vocabulary, sliding_window=None),
+        vision_config=vision_config("clip_vision_model", 56, 14, projection_dim=32),
+        text_config=text_config("mistral", vocabulary, sliding_window=None),
         image_token_id=tokens["image"],
         image_grid_pinpoints=PINPOINTS_NEXT,
         image_seq_length=16,
@@ -139,8 +148,8 @@ def _llava_next(tokens: Tokens, vocabulary: int) -> Any:
 
 def _llava_onevision(tokens: Tokens, vocabulary: int) -> Any:
     return hf.LlavaOnevisionConfig(
-        vision_config=_vision("siglip_vision_model", 56, 14, vision_use_head=False),
-        text_config=_text("qwen2", vocabulary),
+        vision_config=vision_config("siglip_vision_model", 56, 14, vision_use_head=False),
+        text_config=text_config("qwen2", vocabulary),
         image_token_id=tokens["image"],
         video_token_id=tokens["video"],
         image_grid_pinpoints=PINPOINTS_ONEVISION,
@@ -165,7 +174,7 @@ def _qwen(
         **rope,
     }
     family = config_class.model_type
-    text = _text(f"{family}_text", vocabulary, rope_parameters=rope)
+    text = text_config(f"{family}_text", vocabulary, rope_parameters=rope)
     if family != "qwen3_vl":
         del text["head_dim"]
     return config_class(
@@ -209,8 +218,8 @@ def _qwen3_vl(tokens: Tokens, vocabulary: int) -> Any:
 
 def _gemma3(tokens: Tokens, vocabulary: int) -> Any:
     return hf.Gemma3Config(
-        vision_config=_vision("siglip_vision_model", 64, 8, vision_use_head=False),
-        text_config=_text(
+        vision_config=vision_config("siglip_vision_model", 64, 8, vision_use_head=False),
+        text_config=text_config(
             "gemma3_text",
             vocabulary,
             query_pre_attn_scalar=HEAD_SIZE,
@@ -227,8 +236,10 @@ def _gemma3(tokens: Tokens, vocabulary: int) -> Any:
 
 def _internvl(tokens: Tokens, vocabulary: int) -> Any:
     return hf.InternVLConfig(
-        vision_config=_vision("internvl_vision", [64, 64], [8, 8], layer_scale_init_value=1.0),
-        text_config=_text("qwen2", vocabulary),
+        vision_config=vision_config(
+            "internvl_vision", [64, 64], [8, 8], layer_scale_init_value=1.0
+        ),
+        text_config=text_config("qwen2", vocabulary),
         image_token_id=tokens["image"],
         image_seq_length=16,
         downsample_ratio=0.5,
@@ -238,8 +249,8 @@ def _internvl(tokens: Tokens, vocabulary: int) -> Any:
 
 def _idefics3(tokens: Tokens, vocabulary: int) -> Any:
     return hf.Idefics3Config(
-        vision_config=_vision("idefics3_vision", 64, 8),
-        text_config=_text("llama", vocabulary),
+        vision_config=vision_config("idefics3_vision", 64, 8),
+        text_config=text_config("llama", vocabulary),
         image_token_id=tokens["image"],
         scale_factor=2,
         pad_token_id=0,
@@ -248,8 +259,8 @@ def _idefics3(tokens: Tokens, vocabulary: int) -> Any:
 
 def _smolvlm(tokens: Tokens, vocabulary: int) -> Any:
     return hf.SmolVLMConfig(
-        vision_config=_vision("smolvlm_vision", 64, 8),
-        text_config=_text("llama", vocabulary),
+        vision_config=vision_config("smolvlm_vision", 64, 8),
+        text_config=text_config("llama", vocabulary),
         image_token_id=tokens["image"],
         scale_factor=2,
         pad_token_id=0,
@@ -258,10 +269,10 @@ def _smolvlm(tokens: Tokens, vocabulary: int) -> Any:
 
 def _paligemma(tokens: Tokens, vocabulary: int) -> Any:
     return hf.PaliGemmaConfig(
-        vision_config=_vision(
+        vision_config=vision_config(
             "siglip_vision_model", 56, 14, vision_use_head=False, projection_dim=HIDDEN
         ),
-        text_config=_text("gemma", vocabulary, kv_heads=1),
+        text_config=text_config("gemma", vocabulary, kv_heads=1),
         projection_dim=HIDDEN,
         image_token_id=tokens["image"],
         **_UNTIED,
@@ -285,7 +296,7 @@ _CONFIGS: dict[str, Callable[[Tokens, int], Any]] = {
 
 
 @torch.no_grad()
-def _randomise(model: Any, seed: int) -> None:
+def randomise(model: Any, seed: int) -> None:
     """Weights large enough that attention logits have a standard deviation of order one."""
     generator = torch.Generator().manual_seed(seed)
     # Gemma multiplies its embeddings by the square root of the hidden size.
