@@ -123,8 +123,14 @@ class PatchedModel:
 
     def _generate(self, original: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         steering = self._attention()
+        outer: Generation | None = getattr(self._local, "generation", None)
         if steering is None:
-            return original(*args, **kwargs)
+            # A callback of a steered generation may ask for something unsteered.
+            self._local.generation = None
+            try:
+                return original(*args, **kwargs)
+            finally:
+                self._local.generation = outer
         given = (kwargs.get("input_ids"), kwargs.get("inputs"), *args[:1])
         prompt_ids = next((ids for ids in given if ids is not None), None)
         if not isinstance(prompt_ids, Tensor):
@@ -142,7 +148,6 @@ class PatchedModel:
         mask = kwargs.get("attention_mask")
         mask = mask if isinstance(mask, Tensor) and mask.dim() == 2 else None
         length = max(0 if mask is None else mask.shape[1], prompt_ids.shape[1])
-        outer: Generation | None = getattr(self._local, "generation", None)
         is_draft = outer is not None and outer.drafts
         self._local.feature_lengths = None
         if not is_draft:
@@ -185,7 +190,11 @@ class PatchedModel:
     def _model_forward(self, original: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         with self._lock:
             self._local.forwarded = True
+            named = {**dict(zip(self._forward_names, args, strict=False)), **kwargs}
             generation: Generation | None = getattr(self._local, "generation", None)
+            if generation is not None and generation.left_by(cache_of(named)):
+                # A callback asks about a prompt of its own.
+                generation = None
             steering = self._attention() if generation is None else generation.steering
             if steering is None or steering.attention is None:
                 return original(*args, **kwargs)
@@ -197,9 +206,7 @@ class PatchedModel:
                 return original(*args, **kwargs)
             if isinstance(kwargs.get("cache"), PagedAttentionCache):
                 raise UnsupportedError(_CONTINUOUS_BATCHING)
-            named = {**dict(zip(self._forward_names, args, strict=False)), **kwargs}
             self._check_inference(named.get("labels"))
-            kept = named.get("logits_to_keep")
             self._local.make_call = functools.partial(
                 ForwardCall,
                 steering,
@@ -208,7 +215,7 @@ class PatchedModel:
                 named.get("attention_mask"),
                 named.get("labels"),
                 cache_of(named) is not None,
-                kept.numel() == 1 if isinstance(kept, Tensor) else kept == 1,
+                _keeps_last_only(named),
                 generation,
             )
             self._local.decoded = False
@@ -442,6 +449,15 @@ def _warn_passed_by() -> None:
         AdaptVisWarning,
         stacklevel=3,
     )
+
+
+def _keeps_last_only(named: dict[str, Any]) -> bool:
+    """Whether a call asks for the last row's logits alone."""
+    kept, ids = named.get("logits_to_keep"), named.get("input_ids")
+    if not isinstance(kept, Tensor):
+        return bool(kept == 1)
+    last = kept.tolist() if ids is None else [ids.shape[1] - 1]
+    return kept.numel() == 1 and kept.tolist() in (last, [-1])
 
 
 def _run_decided(call: DecoderCall, plan: PromptPlan, alpha: Tensor) -> Any:
