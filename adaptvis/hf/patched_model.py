@@ -119,13 +119,18 @@ class PatchedModel:
 
     def _generate(self, original: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         steering = self._attention()
+        outer: Generation | None = getattr(self._local, "generation", None)
         if steering is None:
-            return original(*args, **kwargs)
+            # A callback of a steered generation may ask for something unsteered.
+            self._local.generation = None
+            try:
+                return original(*args, **kwargs)
+            finally:
+                self._local.generation = outer
         prompt_ids = prompt_ids_of(args, kwargs)
         mask = kwargs.get("attention_mask")
         mask = mask if isinstance(mask, Tensor) and mask.dim() == 2 else None
         length = max(0 if mask is None else mask.shape[1], prompt_ids.shape[1])
-        outer: Generation | None = getattr(self._local, "generation", None)
         is_draft = outer is not None and outer.drafts
         self._local.feature_lengths = None
         if not is_draft:
@@ -168,15 +173,25 @@ class PatchedModel:
     def _model_forward(self, original: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         with self._lock:
             self._local.forwarded = True
+            named = {**dict(zip(self._forward_names, args, strict=False)), **kwargs}
             generation: Generation | None = getattr(self._local, "generation", None)
+            if generation is not None and generation.left_by(cache_of(named)):
+                # A callback asks about a prompt of its own.
+                generation = None
             steering = self._attention() if generation is None else generation.steering
-            if steering is None or steering.attention is None:
+            attention = None if steering is None else steering.attention
+            if steering is None or attention is None:
                 return original(*args, **kwargs)
+            run = functools.partial(original, *args, **kwargs)
             if generation is not None:
-                return self._steered_forward(steering, generation, original, *args, **kwargs)
+                if generation.state is not None and self._decoding_fault:
+                    raise UnsupportedError(self._decoding_fault)
+                if generation.finished and attention.rows != "generated":
+                    return run()
+                return self._steered_forward(run, steering, attention, generation, named)
             self._local.feature_lengths = None
             try:
-                return self._steered_forward(steering, None, original, *args, **kwargs)
+                return self._steered_forward(run, steering, attention, None, named)
             except BaseException:
                 # What is remembered is an earlier call's.
                 steering.record(None)
@@ -184,24 +199,15 @@ class PatchedModel:
 
     def _steered_forward(
         self,
+        run: Callable[[], Any],
         steering: Steering,
+        attention: ScalingVis | AdaptVis,
         generation: Generation | None,
-        original: Callable[..., Any],
-        *args: Any,
-        **kwargs: Any,
+        named: dict[str, Any],
     ) -> Any:
-        attention = steering.attention
-        assert attention is not None
-        if generation is not None:
-            if generation.state is not None and self._decoding_fault:
-                raise UnsupportedError(self._decoding_fault)
-            if generation.finished and attention.rows != "generated":
-                return original(*args, **kwargs)
-        if isinstance(kwargs.get("cache"), PagedAttentionCache):
+        if isinstance(named.get("cache"), PagedAttentionCache):
             raise UnsupportedError(CONTINUOUS_BATCHING)
-        named = {**dict(zip(self._forward_names, args, strict=False)), **kwargs}
         check_inference(self._model(), named.get("labels"))
-        kept = named.get("logits_to_keep")
         self._local.make_call = functools.partial(
             ForwardCall,
             steering,
@@ -210,12 +216,12 @@ class PatchedModel:
             named.get("attention_mask"),
             named.get("labels"),
             cache_of(named) is not None,
-            kept.numel() == 1 if isinstance(kept, Tensor) else kept == 1,
+            _keeps_last_only(named),
             generation,
         )
         self._local.decoded = False
         try:
-            output = original(*args, **kwargs)
+            output = run()
         finally:
             self._local.make_call = None
         if not self._local.decoded:
@@ -267,3 +273,12 @@ class PatchedModel:
         # The vision encoder may have run since the model's forward began.
         lengths = getattr(self._local, "feature_lengths", None)
         return self.calls.run(make_call(feature_lengths=lengths), decoder_call)
+
+
+def _keeps_last_only(named: dict[str, Any]) -> bool:
+    """Whether a call asks for the last row's logits alone."""
+    kept, ids = named.get("logits_to_keep"), named.get("input_ids")
+    if not isinstance(kept, Tensor):
+        return bool(kept == 1)
+    last = kept.tolist() if ids is None else [ids.shape[1] - 1]
+    return kept.numel() == 1 and kept.tolist() in (last, [-1])

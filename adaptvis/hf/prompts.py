@@ -98,6 +98,10 @@ class Generation:
         """The prompts' tokens; None where their beginning is only in the cache."""
         return self.prompt_ids if self.prompt_ids.shape[1] == self.prompt_length else None
 
+    def left_by(self, cache: Cache | None) -> bool:
+        """Whether a call with this cache asks something else, as a callback between steps may."""
+        return self.finished and cache is not self.cache and sequence_length(cache) == 0
+
     def close(self) -> None:
         """Decode steps pass by without a look; remember that they were of this generation."""
         if self.state is not None and self.cache is not None:

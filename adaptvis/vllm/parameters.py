@@ -193,7 +193,7 @@ def _configuration(value: Any) -> Any:
             f'{{"method": "scalingvis", "alpha": 1.5}}, nor "{OFF}"'
         ) from None
     except ValueError as error:
-        raise ConfigError(f"{value[:40]!r}: {error}") from None
+        raise ConfigError(f"not a configuration as JSON: {error}") from None
 
 
 def _from_flat(flat: Mapping[str, Any]) -> AttentionConfig | None:

@@ -6,6 +6,7 @@ import warnings
 import pytest
 import torch
 from hf.helpers import TOLERANCE, Case, generate, image
+from hf.scoring_batches import Scored
 from transformers import (
     ContinuousBatchingConfig,
     GenerationConfig,
@@ -78,6 +79,52 @@ def test_last_is_that_of_the_call_that_returned_although_a_callback_asked_the_mo
         assert [d.confidence for d in handle.last] == pytest.approx([confidence], abs=1e-5)
         assert [len(seen) for seen in look.seen] == [1] + [2] * (STEPS - 1)
     assert torch.equal(found, tokens)
+
+
+ROWS = ["last_prompt_token", "generated", "text_after_image"]
+
+
+@pytest.mark.parametrize("rows", ROWS)
+def test_what_a_callback_asks_unsteered_is_unsteered(case, rows):
+    config = ScalingVis(alpha=1.8, rows=rows)
+    with torch.no_grad():
+        generated = generate(case.model, case.inputs)[1]
+        prefilled = case.model(**case.inputs).logits
+    asked = []
+
+    def ask():
+        with handle.paused(), torch.no_grad():
+            asked.append((generate(case.model, case.inputs)[1], generated))
+            asked.append((case.model(**case.inputs).logits, prefilled))
+        with steer(case.model, None), torch.no_grad():
+            asked.append((generate(case.model, case.inputs)[1], generated))
+
+    with steer(case.model, config) as handle:
+        undisturbed = answer(case)
+        found = answer(case, stopping_criteria=StoppingCriteriaList([Look(handle, ask)]))
+    assert torch.equal(found, undisturbed)
+    assert asked
+    for mine, plain in asked:
+        assert torch.equal(mine, plain)
+
+
+@pytest.mark.parametrize("rows", ROWS)
+def test_what_a_callback_scores_is_steered_by_its_own_prompt(case, rows):
+    other = Scored(Case("llava", ["right or left"], [[image(7)]]), answers=[[52, 19, 60]])
+    expected = other.of_answers(other.reference(1.8, rows))[0]
+    asked = []
+
+    def ask():
+        with handle.scoring(other.lengths), torch.no_grad():
+            asked.append(other.of_answers(case.model(**other.inputs).logits)[0])
+
+    with steer(case.model, ScalingVis(alpha=1.8, rows=rows)) as handle:
+        undisturbed = answer(case)
+        found = answer(case, stopping_criteria=StoppingCriteriaList([Look(handle, ask)]))
+    assert torch.equal(found, undisturbed)
+    assert asked
+    for mine in asked:
+        torch.testing.assert_close(mine, expected, atol=TOLERANCE, rtol=TOLERANCE)
 
 
 def paged(case, manager=None):

@@ -285,6 +285,14 @@ def test_a_forward_call_that_may_hold_an_answer_warns_once_and_says_how_to_mend_
         with warnings.catch_warnings():
             warnings.simplefilter("error")
             case.model(**case.inputs)
+    # One row, and not the one that is steered.
+    other_row = torch.tensor([case.ids.shape[1] - 3])
+    with (
+        steer(case.model, CONFIG),
+        torch.no_grad(),
+        pytest.warns(AdaptVisWarning, match="only the last row's"),
+    ):
+        case.model(**case.inputs, logits_to_keep=other_row)
     with steer(case.model, CONFIG) as handle, torch.no_grad(), warnings.catch_warnings():
         warnings.simplefilter("error")
         case.model(**case.inputs, logits_to_keep=1)
