@@ -17,7 +17,7 @@ from typing import Any
 from torch import Tensor, nn
 from transformers.generation.continuous_batching.cache import PagedAttentionCache
 
-from adaptvis.config import Amplify
+from adaptvis.config import AdaptVis, Amplify, ScalingVis
 from adaptvis.errors import UnknownFamilyError, UnsupportedError
 from adaptvis.hf.amplification import Amplification
 from adaptvis.hf.attention import attention_configs

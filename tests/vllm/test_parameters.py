@@ -94,11 +94,6 @@ def test_a_truth_value_is_not_a_number(arguments) -> None:
         read_request(arguments, None)
 
 
-def test_a_key_given_twice_is_refused() -> None:
-    with pytest.raises(ConfigError, match=r"^adaptvis: .*'alpha' is given twice"):
-        read_request({"adaptvis": '{"method": "scalingvis", "alpha": 2, "alpha": 3}'}, None)
-
-
 @pytest.mark.parametrize(
     "name", ["adaptviz_alpha", "adaptvis-alpha", "AdaptVis_alpha", "adaptviz", "alpha", "alpha_low"]
 )
