@@ -13,6 +13,7 @@ from adaptvis.evaluation.output import (
     SUMMARY,
     check_output,
     differences,
+    placeless,
     prepare_output,
 )
 from adaptvis.evaluation.plan import Plan
@@ -64,7 +65,8 @@ def _shards(folders: Sequence[Path], configuration: Mapping[str, Any]) -> dict[i
         try:
             stored = json.loads((folder / RUN).read_text(encoding="utf-8"))
             shard = Shard.parse(stored["shard"])
-            changes = differences(_placeless(stored), _placeless(configuration))
+            theirs, ours = (placeless(c) | {"shard": None} for c in (stored, configuration))
+            changes = differences(theirs, ours)
         except (OSError, ValueError, KeyError, TypeError, AttributeError):
             raise DataError(
                 f"The folder {folder} holds no shard: a {RUN} of `adaptvis eval --shard` is "
@@ -84,19 +86,6 @@ def _shards(folders: Sequence[Path], configuration: Mapping[str, Any]) -> dict[i
     if missing := [f"{n}/{parts}" for n in range(1, parts + 1) if n not in found]:
         raise DataError(f"The shards {', '.join(missing)} are missing; give --merge all {parts}")
     return found
-
-
-def _placeless(configuration: Mapping[str, Any]) -> dict[str, Any]:
-    """A configuration without the shard and without paths, which differ between machines.
-
-    A local model is known by its fingerprint, and data by the prompts' hash.
-    """
-    models = [
-        {key: value for key, value in model.items() if key != "source" or not model["fingerprint"]}
-        for model in configuration["models"]
-    ]
-    left_out = {"shard": None, "data": None}
-    return {**configuration, "models": models} | left_out
 
 
 def _in_order(

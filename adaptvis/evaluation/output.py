@@ -20,6 +20,7 @@ __all__ = [
     "check_output",
     "differences",
     "fresh_folder",
+    "placeless",
     "prepare_output",
     "write_atomically",
 ]
@@ -95,8 +96,8 @@ def prepare_output(folder: Path, run: Mapping[str, Any], *, resume: bool) -> Non
             f"The folder {folder} has no readable {RUN}, so there is no run to resume; choose "
             "another --output"
         ) from None
-    if found != wanted:
-        changes = "; ".join(differences(found, wanted))
+    if placeless(found) != placeless(wanted):
+        changes = "; ".join(differences(placeless(found), placeless(wanted)))
         raise OtherRunError(
             f"The run in {folder} was started with another configuration ({changes}); repeat "
             "the same options, or choose another --output"
@@ -110,6 +111,21 @@ def _held(folder: Path) -> set[str]:
     if names <= {RUN, RECORDS} and not (records.is_file() and records.stat().st_size):
         return set()
     return names
+
+
+def placeless(configuration: Any) -> Any:
+    """A configuration as JSON values without paths, which differ between folders and machines.
+
+    A local model is known by its fingerprint, and data by the prompts' hash.
+    """
+    if isinstance(configuration, list):
+        return [placeless(value) for value in configuration]
+    if not isinstance(configuration, dict):
+        return configuration
+    left_out = {"data"}
+    if configuration.get("fingerprint"):
+        left_out |= {"source", "model_source"}
+    return {k: placeless(v) for k, v in configuration.items() if k not in left_out}
 
 
 def differences(found: Any, wanted: Any, path: str = "", most: int = 3) -> list[str]:

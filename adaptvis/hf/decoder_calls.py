@@ -126,7 +126,12 @@ class DecoderCalls:
         return self._decode(decoder_call, state, call.attention, ids.shape[1])
 
     def _warn_of_other_rows(self, call: ForwardCall, length: int) -> None:
-        if length == 1 or call.next_token_only or self._warned:
+        if length == 1 or call.next_token_only:
+            return
+        if call.steering.is_scored_elsewhere:
+            warnings.warn(_SCORED_ELSEWHERE, AdaptVisWarning, stacklevel=2)
+            return
+        if self._warned:
             return
         self._warned = True
         warnings.warn(
@@ -172,6 +177,11 @@ class DecoderCalls:
             )
 
 
+_SCORED_ELSEWHERE = (
+    "handle.scoring belongs to another thread, task or generator, so this forward call counts as a "
+    "prompt without an answer; open handle.scoring where the call is made, or start the thread "
+    "with contextvars.copy_context().run"
+)
 _GOES_ON = "the prompt goes on behind this call"
 _UNSEEN = "the prompt came into the cache while it was not steered"
 

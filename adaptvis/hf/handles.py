@@ -87,6 +87,13 @@ class SteeringHandle:
         frames = frames_of_caller() if scorings else {}
         return next((n for block, n in scorings if block.holds(frames)), self._lengths)
 
+    @property
+    def is_scored_elsewhere(self) -> bool:
+        """Whether only other code than the running one is in a ``scoring`` block."""
+        scorings = list(self._scorings)
+        frames = frames_of_caller() if scorings else {}
+        return bool(scorings) and not any(block.holds(frames) for block, _ in scorings)
+
     @contextmanager
     def scoring(self, prompt_lengths: PromptLengths) -> Iterator[None]:
         """Run a block whose calls hold prompts and, behind them, answers to be scored.

@@ -42,6 +42,10 @@ class Steering(Protocol):
     def prompt_lengths(self) -> int | tuple[int, ...] | None:
         """Tokens of each prompt in calls that hold answers too; see ``SteeringHandle.scoring``."""
 
+    @property
+    def is_scored_elsewhere(self) -> bool:
+        """Whether a ``scoring`` block is open that this call is not in."""
+
     def record(self, decisions: DecisionBatch | None) -> None:
         """Keep the decisions of the latest prefill; None forgets them."""
 

@@ -12,7 +12,7 @@ from typing import Any
 
 from adaptvis.errors import DataError, OtherRunError, OutputError
 from adaptvis.evaluation.line_file import LineFile
-from adaptvis.evaluation.output import SWEEP, differences, write_atomically
+from adaptvis.evaluation.output import SWEEP, differences, placeless, write_atomically
 from adaptvis.tasks import Grade, Sample
 
 __all__ = ["SWEEP", "SWEEP_LINES", "GradedAnswer", "Question", "SweepFile"]
@@ -158,8 +158,8 @@ def _prepare(folder: Path, identity: Mapping[str, Any], *, resume: bool) -> None
         found = json.loads(stored.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         raise OutputError(f"{stored} cannot be read; choose another --output") from None
-    if found != wanted:
-        changes = "; ".join(differences(found, wanted))
+    if placeless(found) != placeless(wanted):
+        changes = "; ".join(differences(placeless(found), placeless(wanted)))
         raise OtherRunError(
             f"The sweep in {folder} was started with another configuration ({changes}); repeat "
             "the same options, or choose another --output"

@@ -52,6 +52,30 @@ def test_answers_of_a_model_without_numbers_say_so_steered_or_not(overflowing):
         assert "not a number" in wrong.reason
 
 
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"cache_implementation": "static", "disable_compile": True}, {"use_cache": False}],
+)
+@pytest.mark.parametrize("rows", ["last_prompt_token", "generated"])
+def test_a_prompt_that_ends_in_padding_is_left_alone_whatever_the_cache(rows, options):
+    case = Case("llava", ["what", "right or left"])
+    case.processor.tokenizer.padding_side = "right"
+    try:
+        inputs = Case("llava", case.prompts).inputs
+    finally:
+        case.processor.tokenizer.padding_side = "left"
+    assert inputs["attention_mask"][:, -1].tolist() == [0, 1]
+    untouched = generate(case.model, inputs, **options)[1]
+    with (
+        steer(case.model, ScalingVis(alpha=1.8, rows=rows)) as handle,
+        pytest.warns(AdaptVisWarning, match="ends in padding"),
+    ):
+        logits = generate(case.model, inputs, **options)[1]
+    assert [decision.applied for decision in handle.last] == [False, True]
+    torch.testing.assert_close(logits[:, 0], untouched[:, 0], atol=1e-4, rtol=1e-4)
+    assert not torch.allclose(logits[:, 1], untouched[:, 1])
+
+
 @torch.no_grad()
 def test_a_forward_call_that_failed_leaves_no_decision_of_an_earlier_one():
     case = Case("llava", PROMPTS[:1])

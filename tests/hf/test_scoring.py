@@ -1,6 +1,8 @@
 """Calls that hold prompts and answers: scored as if the answers had been decoded behind them."""
 
+import contextvars
 import copy
+import threading
 import warnings
 from contextlib import nullcontext
 
@@ -474,3 +476,31 @@ def test_scoring_belongs_to_its_block():
         assert handle.prompt_lengths == 7
     finally:
         unpatch(Case("llava").model)
+
+
+def test_a_plain_thread_started_while_scoring_is_told_that_it_does_not_score():
+    batch = Scored(Case("llava"))
+    model = batch.case.model
+    handle = patch(model, ScalingVis(alpha=1.8))
+    scores = {}
+
+    def score(name):
+        with torch.no_grad():
+            scores[name] = batch.of_answers(model(**batch.inputs).logits)
+
+    def in_a_thread(*target):
+        thread = threading.Thread(target=target[0], args=target[1:])
+        thread.start()
+        thread.join()
+
+    try:
+        with handle.scoring(batch.lengths):
+            score("here")
+            in_a_thread(contextvars.copy_context().run, score, "copied")
+            for _ in range(2):
+                with pytest.warns(AdaptVisWarning, match="scoring belongs to another thread"):
+                    in_a_thread(score, "plain")
+    finally:
+        handle.remove()
+    for here, copied in zip(scores["here"], scores["copied"], strict=True):
+        assert torch.equal(here, copied)
