@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from adaptvis.errors import UnsupportedError
-from adaptvis.vllm.seams import ABSENT, SEAMS, describe
+from adaptvis.vllm.seams import ABSENT, REPLACED, SEAMS, describe
 
 __all__ = [
     "Verdict",
@@ -62,8 +62,8 @@ class Verdict:
         more = len(self.differs) - _NAMED
         tables = known_versions()
         return (
-            f"vLLM {self.version} is none of the versions that adaptvis knows ({tables[0]} to "
-            f"{tables[-1]}); beside {self.like}, {named}{f', and {more} more' if more > 0 else ''}"
+            f"this vLLM {self.version} is not as any that adaptvis knows ({tables[0]} to "
+            f"{tables[-1]}); beside {self.like}, {named}{f'; and {more} more' if more > 0 else ''}"
         )
 
 
@@ -151,6 +151,8 @@ def _difference(name: str, then: str, now: str) -> str:
         return f"{name} is missing"
     if then == ABSENT:
         return f"{name} is new"
+    if REPLACED in now:
+        return f"{name} was replaced by {now.split(REPLACED)[1].split(')')[0]}"
     if now.startswith("(") != then.startswith("("):
         return f"{name} is elsewhere or has another shape"
     if now.split(")")[0] != then.split(")")[0]:
@@ -176,11 +178,12 @@ def main() -> None:
             parser.error(f"there is no vLLM in {given.root}")
         found, root = held[0].version, given.root / "vllm"
     name = ".".join(re.findall(r"\d+", found)[:3])
-    table = {"tested": not given.read, "seams": seams_of(root)}
+    seams = seams_of(root)
+    table = {"tested": not given.read, "seams": seams}
     file = FOLDER / f"{name}.json"
     file.write_text(json.dumps(table, indent=1) + "\n", encoding="utf-8")
     print(file)
-    for seam, now in table["seams"].items():
+    for seam, now in seams.items():
         if now == ABSENT:
             print(f"  {seam} {now}")
 

@@ -16,9 +16,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-__all__ = ["ABSENT", "SEAMS", "Seam", "describe"]
+__all__ = ["ABSENT", "REPLACED", "SEAMS", "Seam", "describe"]
 
 ABSENT = "is missing"
+REPLACED = "; from "
 
 
 @dataclass(frozen=True)
@@ -317,9 +318,9 @@ def _replaced(module: str, path: str) -> str:
     if own and getattr(found, "__qualname__", None) == path:
         return ""
     if not callable(found):
-        return "nothing that can be called"
+        return f"not callable{REPLACED}something that cannot be called"
     try:
         text = ", ".join(map(str, inspect.signature(found).parameters))
     except (TypeError, ValueError):
         text = "unknown"
-    return f"{text}; from {getattr(found, '__module__', None)}"
+    return f"{text}{REPLACED}{getattr(found, '__module__', None)}"

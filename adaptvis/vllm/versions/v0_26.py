@@ -37,7 +37,8 @@ class V0_26(V0_30):
         from vllm.entrypoints.openai import api_server
 
         # Run as a script, it is a second module that the other never sees.
-        for module in (api_server, sys.modules["__main__"]):
+        modules: tuple[Any, ...] = (api_server, sys.modules["__main__"])
+        for module in modules:
             name = getattr(getattr(module, "__spec__", None), "name", "")
             if name == api_server.__name__ and not hasattr(module.build_app, "_adaptvis"):
                 module.build_app = _with_middleware(module.build_app, middleware)

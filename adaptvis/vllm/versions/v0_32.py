@@ -39,7 +39,7 @@ class V0_32:
         """The server's check of API keys, with ``verify_token(headers)``."""
         from vllm.entrypoints.serve.middleware.authenticate import AuthenticationMiddleware
 
-        return AuthenticationMiddleware(None, tokens)  # type: ignore[arg-type]
+        return AuthenticationMiddleware(None, tokens)
 
     def add_to_servers(self, middleware: Any) -> None:
         """Have every application that is built from now on run ``middleware`` behind its own."""
