@@ -8,8 +8,10 @@ from cli.conftest import Adaptvis
 from hf.tiny_families import FAMILIES, build
 from packaging.requirements import Requirement
 
-from adaptvis.cli import requirements
+from adaptvis.cli import models, requirements
 from adaptvis.hf.families import known_families
+from adaptvis.vllm import plugin
+from adaptvis.vllm.known_versions import Verdict
 
 
 def rows(text: str) -> dict[str, str]:
@@ -97,3 +99,28 @@ def test_models_of_every_family(adaptvis: Adaptvis, tmp_path: Path) -> None:
         assert result.code == 0, result.err
         assert f"would be steered: family {name}" in rows(result.out)[f"model {name}"]
     assert set(FAMILIES) <= set(known_families())
+
+
+@pytest.mark.parametrize(
+    ("verdict", "words", "code"),
+    [
+        (Verdict("0.32.1", "0.32.0", True), ("vLLM 0.32.1 (tested)",), 0),
+        (Verdict("0.33.0", "0.33.0", False), ("vLLM 0.33.0 (read, and its tests were not",), 0),
+        (
+            Verdict("0.99.0", "0.33.0", False, ("AsyncLLM.generate is missing",)),
+            ("beside 0.33.0, AsyncLLM.generate is missing", "ADAPTVIS_UNTESTED=1", "problem"),
+            2,
+        ),
+    ],
+    ids=["tested", "read", "unknown"],
+)
+def test_which_vllm_is_installed(
+    adaptvis: Adaptvis, monkeypatch: pytest.MonkeyPatch, verdict: Verdict, words: tuple, code: int
+) -> None:
+    monkeypatch.setattr(models, "vllm_is_installed", lambda: True)
+    monkeypatch.setattr(plugin, "verdict", lambda: verdict)
+    result = adaptvis("doctor")
+    assert result.code == code
+    found = rows(result.out)["engine vllm"]
+    for word in words:
+        assert word in found
