@@ -9,11 +9,12 @@ from __future__ import annotations
 import functools
 import importlib
 import logging
+import sys
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from adaptvis.errors import ConfigError, UnsupportedError
-from adaptvis.vllm.parameters import FIELD, read_request, read_server
+from adaptvis.vllm.parameters import FIELD, read_request, read_server, ticket_of
 
 __all__ = ["install_refusal"]
 
@@ -34,6 +35,8 @@ _ENTRANCES: tuple[tuple[str, ...], ...] = (
     ("vllm.v1.engine.async_llm:AsyncLLM.__init__",),
     ("vllm.v1.engine.llm_engine:LLMEngine.__init__",),
 )
+# Where front ends that steer hand their requests to an engine that does not.
+_ENGINE = "vllm.v1.engine.core:EngineCore.preprocess_add_request"
 
 
 def install_refusal(reason: str) -> None:
@@ -52,6 +55,8 @@ def install_refusal(reason: str) -> None:
                 f"{reason}; and adaptvis cannot even refuse steering there, because {group[0]} is "
                 "missing: run this vLLM with ADAPTVIS_DISABLE=1"
             )
+    if _ENGINE.partition(":")[0] in sys.modules:
+        _guard(_ENGINE, reason)
     _guard_servers(reason)
 
 
@@ -70,8 +75,8 @@ def _guard(place: str, reason: str) -> bool:
     def guarded(*args: Any, **kwargs: Any) -> Any:
         # The first is the engine itself.
         for value in _values([*args[1:], *kwargs.values()]):
-            if hasattr(value, "extra_args"):
-                _refuse_request(value.extra_args, reason)
+            for parameters in (value, getattr(value, "sampling_params", None)):
+                _refuse_request(getattr(parameters, "extra_args", None), reason)
             if hasattr(value, "additional_config"):
                 _refuse_server(value.additional_config, reason)
         return original(*args, **kwargs)
@@ -94,7 +99,8 @@ def _refuse_request(arguments: Any, reason: str) -> None:
         config = read_request(arguments, None, bare=False)
     except ConfigError as error:
         raise _validation_error(str(error)) from None
-    if config is not None:
+    ticket = ticket_of(arguments)
+    if config is not None or (ticket is not None and ticket.config is not None):
         raise _validation_error(f"adaptvis cannot steer requests of this engine: {reason}")
 
 
@@ -104,7 +110,7 @@ def _refuse_server(additional_config: Any, reason: str) -> None:
         raise UnsupportedError(f"adaptvis cannot steer this engine: {reason}")
 
 
-def _validation_error(message: str) -> ValueError:
+def _validation_error(message: str) -> Exception:
     try:
         from vllm.exceptions import VLLMValidationError
 

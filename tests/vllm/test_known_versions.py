@@ -34,6 +34,7 @@ _WHAT_DIFFERS = "InputProcessor.process_inputs was replaced by planted"
 
 _REFUSED_OFFLINE = """
 from vllm import LLM, SamplingParams
+from vllm.exceptions import VLLMValidationError
 from adaptvis.errors import UnsupportedError
 from adaptvis.vllm import plugin
 from vllm.plugins import load_general_plugins
@@ -43,7 +44,7 @@ steered = SamplingParams(extra_args={"adaptvis_alpha": 2.0})
 for given in (steered, [SamplingParams(), steered]):
     try:
         LLM.__new__(LLM).generate(["a", "b"], given)
-    except ValueError as error:
+    except VLLMValidationError as error:
         print("REFUSED", error)
 try:
     LLM(MODEL, dtype="float32", max_model_len=128, enforce_eager=True,
