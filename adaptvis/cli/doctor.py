@@ -146,15 +146,15 @@ def _engines() -> Iterator[Row]:
 
 def _vllm() -> Row:
     from adaptvis.cli.models import vllm_is_installed
-    from adaptvis.vllm.plugin import DISABLE, check_version, installed_version
+    from adaptvis.vllm.plugin import DISABLE, check_vllm
 
     if not vllm_is_installed():
         return "engine vllm", "not installed", _ABSENT
     try:
-        found = installed_version()
-        check_version(found)
+        verdict = check_vllm()
     except AdaptVisError as problem:
         return "engine vllm", str(problem), _BAD
+    found = verdict.version
     plugins = {p.name for p in entry_points(group="vllm.general_plugins")}
     named = os.environ.get("VLLM_PLUGINS")
     if os.environ.get(DISABLE, "") not in ("", "0"):
@@ -164,7 +164,11 @@ def _vllm() -> Row:
         return "engine vllm", f"{found}; {text}", _BAD
     if named is not None and "adaptvis" not in named.split(","):
         return "engine vllm", f"{found}; VLLM_PLUGINS leaves adaptvis out", _BAD
-    return "engine vllm", f"runs; vLLM {found} with the plugin of adaptvis", _GOOD
+    if not verdict.known:
+        text = f"unknown, and steered all the same: {verdict.reason}"
+        return "engine vllm", f"runs; {text}", _GOOD
+    how = "tested" if verdict.tested else "read, and its tests were not run on it"
+    return "engine vllm", f"runs; vLLM {found} ({how}) with the plugin of adaptvis", _GOOD
 
 
 def _steered_attention() -> Iterator[Row]:

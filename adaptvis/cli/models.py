@@ -134,6 +134,10 @@ def load_engine(source: str, *, engine: str, dtype: str, trust_remote_code: bool
 
 
 def _load_vllm(source: str, **options: Any) -> Engine:
+    from adaptvis.vllm.plugin import check_vllm
+
+    # Before the engine's module, which an unknown vLLM may not be able to import.
+    check_vllm()
     if "VLLM_LOGGING_LEVEL" in os.environ:
         from adaptvis.vllm.engine import VLLMEngine
 

@@ -152,12 +152,11 @@ def _become(command: Sequence[str], environment: Mapping[str, str]) -> NoReturn:
 
 def _check_vllm(environment: Mapping[str, str], configs: Sequence[SteeringConfig]) -> None:
     """Raises UnsupportedError or ConfigError where the server would start and not steer."""
-    from adaptvis.vllm.plugin import DISABLE, check_version, installed_version
+    from adaptvis.vllm.plugin import DISABLE, check_vllm
     from adaptvis.vllm.support import switched_on
 
-    found = installed_version()
     if not switched_on(DISABLE, environment):
-        check_version(found)
+        check_vllm()
     elif configs:
         raise ConfigError(
             f"{DISABLE} switches steering off, so the steering options would do nothing; unset it, "

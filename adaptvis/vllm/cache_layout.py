@@ -29,7 +29,8 @@ def layout_name(layer: Any) -> str:
     backend = layer.attn_backend.get_name()
     if backend in _HEAD_MAJOR:
         return "head-major"
-    isa = getattr(layer, "isa", None)
+    # Before vLLM 0.30 it was an attribute of the implementation.
+    isa = getattr(layer, "isa", None) or getattr(getattr(layer, "impl", None), "isa", None)
     if backend == "CPU_ATTN" and isa in ("vec", "vec16", _AMX):
         return str(isa)
     raise UnsupportedError(

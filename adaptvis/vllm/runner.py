@@ -28,6 +28,7 @@ from adaptvis.vllm.prefix_keys import first_steered_position
 from adaptvis.vllm.second_pass import HeadSlice, decide, metadata_of
 from adaptvis.vllm.step import StepAdapter
 from adaptvis.vllm.support import unsupported
+from adaptvis.vllm.versions import library
 
 __all__ = ["RunnerSteering", "install_steering"]
 
@@ -176,12 +177,13 @@ class RunnerSteering:
             self.decisions.open(new.req_id, _record(ticket))
             if ticket.config is not None:
                 images = image_runs(new.mm_features)
+                length = library().prompt_length(new)
                 request = SteeredRequest(
                     new.req_id,
                     ticket.config,
-                    new.prompt_len,
-                    first_steered_position(ticket, new.prompt_len, images[0][-1][1]),
-                    image_columns(images, ticket.config.images, new.prompt_len),
+                    length,
+                    first_steered_position(ticket, length, images[0][-1][1]),
+                    image_columns(images, ticket.config.images, length),
                 )
         self.requests[new.req_id] = request
         return request

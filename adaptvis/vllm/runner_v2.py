@@ -16,10 +16,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 from vllm.v1.worker.gpu.model_runner import GPUModelRunner
 
-from adaptvis.errors import UnsupportedError
 from adaptvis.vllm.plan import Blocks
 from adaptvis.vllm.runner import install_steering
 from adaptvis.vllm.step import EarlierRows, Rows, StepAdapter
+from adaptvis.vllm.versions import library
 
 __all__ = ["BlockMirror", "install_runner_v2"]
 
@@ -40,22 +40,15 @@ class BlockMirror:
 
     def __init__(self, runner: Any) -> None:
         tables = runner.block_tables
-        self.tables: list[NDArray[np.int32]] = [
-            np.zeros(tuple(table.gpu.shape), dtype=np.int32) for table in tables.block_tables
-        ]
         self.sizes: list[int] = list(tables.block_sizes)
-        # Attention may see each block as several smaller ones.
-        self.split = [1] * len(self.sizes)
-        for index, (size, groups) in enumerate(zip(self.sizes, runner.attn_groups, strict=True)):
-            for group in groups:
-                kernel_size = group.kernel_block_size or size
-                if group.kernel_block_stride not in (0, size // kernel_size):
-                    raise UnsupportedError(
-                        f"adaptvis cannot read a key-value cache whose blocks of {size} tokens are "
-                        f"split into blocks of {kernel_size} with other layers between them; set "
-                        f"--block-size {kernel_size}, or run vLLM with ADAPTVIS_DISABLE=1"
-                    )
-                self.split[index] = size // kernel_size
+        # Attention may see each block as several smaller ones, which a table may hold already.
+        self.split = library().kernel_blocks(runner)
+        counted = self.split if library().counts_kernel_blocks() else [1] * len(self.split)
+        shapes = [tuple(table.gpu.shape) for table in tables.block_tables]
+        self.tables: list[NDArray[np.int32]] = [
+            np.zeros((requests, blocks // parts), dtype=np.int32)
+            for (requests, blocks), parts in zip(shapes, counted, strict=True)
+        ]
         counts = tables.num_blocks.np
         append = tables.append_block_ids
 
@@ -63,7 +56,7 @@ class BlockMirror:
         def mirrored(req_index: int, new_block_ids: Any, overwrite: bool) -> None:
             append(req_index, new_block_ids, overwrite)
             for group, (table, new) in enumerate(zip(self.tables, new_block_ids, strict=True)):
-                end = counts[group, req_index]
+                end = counts[group, req_index] // counted[group]
                 table[req_index, end - len(new) : end] = new
 
         tables.append_block_ids = mirrored

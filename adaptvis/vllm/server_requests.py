@@ -16,8 +16,6 @@ from typing import Any
 from starlette.datastructures import Headers
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
-from vllm.entrypoints.launchers import app as launcher
-from vllm.entrypoints.serve import create_error_response
 from vllm.exceptions import VLLMValidationError
 from vllm.renderers.online_renderer import OnlineRenderer
 
@@ -26,6 +24,7 @@ from adaptvis.vllm.beam_search import refuse_beams
 from adaptvis.vllm.field_names import FIELD, PREFIX, check_places, may_hold_fields
 from adaptvis.vllm.front_end import Policy, refuse_prompt, request_config
 from adaptvis.vllm.parameters import AttentionConfig
+from adaptvis.vllm.versions import library
 
 __all__ = ["RequestCheck", "check_body", "install_server_requests"]
 
@@ -37,18 +36,9 @@ _BEAMS = "use_beam_search"
 
 def install_server_requests() -> None:
     """Wrap renderer and application; a second call changes nothing."""
-    add_middleware = launcher.init_entrypoints_middleware
-    if getattr(add_middleware, "_adaptvis", False):
+    if getattr(OnlineRenderer.preprocess_chat, "_adaptvis", False):
         return
-
-    @functools.wraps(add_middleware)
-    def added(args: Any, app: Any, *others: Any, **options: Any) -> None:
-        # The first is the innermost: behind the one that asks for the key.
-        app.add_middleware(RequestCheck)
-        add_middleware(args, app, *others, **options)
-
-    added._adaptvis = True  # type: ignore[attr-defined]
-    launcher.init_entrypoints_middleware = added
+    library().add_to_servers(RequestCheck)
     chat, completion = OnlineRenderer.preprocess_chat, OnlineRenderer.preprocess_cmpl
 
     @functools.wraps(chat)
@@ -67,6 +57,7 @@ def install_server_requests() -> None:
             refuse_prompt(config, prompt)
         return prompts
 
+    checked_chat._adaptvis = True  # type: ignore[attr-defined]
     OnlineRenderer.preprocess_chat = checked_chat
     OnlineRenderer.preprocess_cmpl = checked_completion
 
@@ -126,12 +117,15 @@ def _check_kinds(arguments: Mapping[str, Any]) -> None:
 class RequestCheck:
     """The middleware. A body without a field that could be ours is not even parsed."""
 
+    # Of servers whose engine has none.
+    policy: Policy | None = None
+
     def __init__(self, app: ASGIApp) -> None:
         self.app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer 400, or go on as if nothing had been read."""
-        policy = _policy_for(scope)
+        policy = _policy_for(scope, self.policy)
         if policy is None:
             await self.app(scope, receive, send)
             return
@@ -147,7 +141,7 @@ class RequestCheck:
         try:
             _check_bytes(body, policy, scope["path"])
         except VLLMValidationError as error:
-            answer = create_error_response(error)
+            answer = library().error_response(error)
             response = JSONResponse(answer.model_dump(), status_code=answer.error.code)
             await response(scope, receive, send)
             return
@@ -159,13 +153,13 @@ class RequestCheck:
         await self.app(scope, replayed, send)
 
 
-def _policy_for(scope: Scope) -> Policy | None:
+def _policy_for(scope: Scope, default: Policy | None) -> Policy | None:
     if scope["type"] != "http" or scope["method"] != "POST":
         return None
     if "json" not in Headers(scope=scope).get("content-type", ""):
         return None
     engine = getattr(scope["app"].state, "engine_client", None)
-    return getattr(getattr(engine, "input_processor", None), "_adaptvis_policy", None)
+    return getattr(getattr(engine, "input_processor", None), "_adaptvis_policy", default)
 
 
 def _check_bytes(body: bytes, policy: Policy, path: str) -> None:

@@ -6,6 +6,8 @@ import os
 from collections.abc import Mapping
 from typing import Any
 
+from adaptvis.vllm.versions import library
+
 # Model types that the tests run against transformers.
 FAMILIES = (
     "llava",
@@ -23,6 +25,7 @@ FAMILIES = (
 UNTESTED = "ADAPTVIS_UNTESTED"
 
 __all__ = [
+    "UNTESTED",
     "misread",
     "sees_last_image_token",
     "switched_on",
@@ -43,7 +46,7 @@ def unsupported(vllm_config: Any) -> str:
     parallel = vllm_config.parallel_config
     if model is None or model.runner_type != "generate":
         return "only models that generate text can be steered"
-    if not model.supports_multimodal_inputs:
+    if not library().takes_images(model):
         return "the model takes no images"
     if model.is_encoder_decoder:
         return "the model is an encoder-decoder, whose images are not tokens of the prompt"

@@ -11,6 +11,10 @@ from typing import Any
 
 from vllm.v1.worker.worker_base import WorkerBase, WorkerWrapperBase
 
+from adaptvis.errors import UnsupportedError
+from adaptvis.vllm.known_versions import verdict
+from adaptvis.vllm.support import UNTESTED, switched_on
+
 __all__ = ["DECISIONS", "TOTALS", "install_worker"]
 
 DECISIONS = "adaptvis_decisions"
@@ -34,12 +38,27 @@ def install_worker() -> None:
         else:
             from adaptvis.vllm.runner_v1 import install_runner_v1 as install_runner
 
+        _check_runner()
         install_runner()
         install_norm_rescale()
         init_device(self)
 
     hooked._adaptvis = True  # type: ignore[attr-defined]
     WorkerWrapperBase.init_device = hooked
+
+
+def _check_runner() -> None:
+    """What another plugin has put into the runner can be seen only once that is imported.
+
+    Raises:
+        UnsupportedError: requests would be taken for steered, and not be.
+    """
+    found = verdict()
+    if not found.known and not switched_on(UNTESTED):
+        raise UnsupportedError(
+            f"adaptvis cannot steer this engine: {found.reason}; take what changes it away, set "
+            f"{UNTESTED}=1, or run vLLM with ADAPTVIS_DISABLE=1"
+        )
 
 
 def _decisions(self: Any, request_ids: list[str] | None = None) -> dict[str, dict[str, Any]]:

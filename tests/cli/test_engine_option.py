@@ -10,6 +10,8 @@ import pytest
 from cli.conftest import Adaptvis, assert_one_sentence
 
 from adaptvis.cli import models
+from adaptvis.vllm import plugin
+from adaptvis.vllm.known_versions import Verdict
 
 
 def test_vllm_that_is_not_installed_is_named_with_the_command_that_installs_it(
@@ -24,6 +26,18 @@ def test_vllm_that_is_not_installed_is_named_with_the_command_that_installs_it(
 def test_an_unknown_engine_is_answered_with_the_known_ones(adaptvis: Adaptvis) -> None:
     result = adaptvis("eval", "--engine", "vlm")
     assert_one_sentence(result, "Unknown engine 'vlm'", "did you mean 'vllm'?", "hf")
+
+
+def test_an_unknown_vllm_is_named_with_what_differs(
+    adaptvis: Adaptvis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    unknown = Verdict("0.99.1", "0.33.0", False, ("AsyncLLM.generate is missing",))
+    monkeypatch.setattr(models, "vllm_is_installed", lambda: True)
+    monkeypatch.setattr(plugin, "verdict", lambda: unknown)
+    result = adaptvis("eval", "--engine", "vllm", "--limit", 2)
+    words = ("vLLM 0.99.1", "AsyncLLM.generate is missing", "ADAPTVIS_UNTESTED=1")
+    assert_one_sentence(result, *words)
+    assert "Cannot load" not in result.err
 
 
 def test_both_engines_write_the_same_answers_and_vllm_is_silent(

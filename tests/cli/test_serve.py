@@ -15,10 +15,12 @@ from cli.conftest import Adaptvis, assert_one_sentence
 
 from adaptvis.cli.models import embedded_models
 from adaptvis.presets import PRESETS, load_model_presets
-from adaptvis.vllm import plugin
+from adaptvis.vllm import known_versions, plugin
+from adaptvis.vllm.known_versions import Verdict
 from adaptvis.vllm.parameters import read_server
 
 MODEL = "tiny-2ds-shortcut-seed1"
+KNOWN = Verdict("0.32.0", "0.32.0", True)
 FOLDER = embedded_models()[MODEL]
 
 
@@ -52,7 +54,7 @@ def start(adaptvis: Adaptvis, monkeypatch: pytest.MonkeyPatch) -> Start:
         raise SystemExit(0)
 
     monkeypatch.setattr(os, "execve", become)
-    monkeypatch.setattr(plugin, "installed_version", lambda: "0.32.0")
+    monkeypatch.setattr(plugin, "verdict", lambda: KNOWN)
     monkeypatch.setattr(plugin, "is_cpu_build", lambda: False)
     monkeypatch.delenv("VLLM_PLUGINS", raising=False)
     monkeypatch.delenv("VLLM_CPU_KVCACHE_SPACE", raising=False)
@@ -240,7 +242,7 @@ def test_mistakes_are_told_before_vllm_starts(
     adaptvis: Adaptvis, monkeypatch: pytest.MonkeyPatch, options: list[str], words: list[str]
 ) -> None:
     monkeypatch.setattr(os, "execve", lambda *_: pytest.fail("vLLM was started"))
-    monkeypatch.setattr(plugin, "installed_version", lambda: "0.32.0")
+    monkeypatch.setattr(plugin, "verdict", lambda: KNOWN)
     assert_one_sentence(adaptvis("serve", *options), *words)
 
 
@@ -255,16 +257,22 @@ def test_a_configuration_file_is_looked_through_for_them_too(
 
 def test_an_untested_vllm_is_refused(adaptvis: Adaptvis, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "execve", lambda *_: pytest.fail("vLLM was started"))
-    monkeypatch.setattr(plugin, "installed_version", lambda: "0.99.1")
-    assert_one_sentence(adaptvis("serve", MODEL), "0.99.1", "tested")
+    unknown = Verdict("0.99.1", "0.33.0", False, ("AsyncLLM.generate is missing",))
+    monkeypatch.setattr(plugin, "verdict", lambda: unknown)
+    words = ["0.99.1", "AsyncLLM.generate is missing", "tested", "ADAPTVIS_UNTESTED=1"]
+    assert_one_sentence(adaptvis("serve", MODEL), *words)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("ADAPTVIS_UNTESTED", "1")
+        patch.setattr(os, "execve", lambda *_: sys.exit(0))
+        assert adaptvis("serve", MODEL).code == 0
 
 
 def test_a_missing_vllm_is_refused(adaptvis: Adaptvis, monkeypatch: pytest.MonkeyPatch) -> None:
     def missing(name: str) -> str:
-        raise plugin.PackageNotFoundError(name)
+        raise known_versions.PackageNotFoundError(name)
 
     monkeypatch.setattr(os, "execve", lambda *_: pytest.fail("vLLM was started"))
-    monkeypatch.setattr(plugin, "version", missing)
+    monkeypatch.setattr(known_versions, "version", missing)
     assert_one_sentence(adaptvis("serve", MODEL), "not installed", "pip install")
 
 

@@ -12,8 +12,10 @@ from pathlib import Path
 from typing import Any
 
 import transformers
-from hf.tiny_families import FAMILIES, _randomise, build
+from hf.tiny_families import FAMILIES, build
 from safetensors.torch import load_file, save_file
+
+from adaptvis.hf.self_check.tiny_models import tiny_model
 
 __all__ = ["FAMILIES", "write_checkpoint"]
 
@@ -44,11 +46,8 @@ def write_checkpoint(family: str, folder: Path, seed: int = 0) -> Path:
     if family == "gemma3":
         text.query_pre_attn_scalar = HEAD_SIZE
     config.dtype = text.dtype = config.vision_config.dtype = "float32"
-    model = type(small)(config)
-    _randomise(model, seed)
-    model.generation_config.pad_token_id = 0
-    model.generation_config.eos_token_id = None
-    model.float().save_pretrained(folder)
+    model = tiny_model(config, seed)
+    model.save_pretrained(folder)
     _with_hub_names(family, folder / "model.safetensors")
     processor = _with_video_processor(family, processor)
     if family == "gemma3":

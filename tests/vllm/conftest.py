@@ -22,6 +22,7 @@ _WITHOUT_VLLM = (
     "test_plan.py",
     "test_cache_layout.py",
     "test_decision_store.py",
+    "test_seams.py",
 )
 
 

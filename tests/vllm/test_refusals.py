@@ -15,6 +15,7 @@ from adaptvis import AdaptVis, ScalingVis
 from adaptvis.errors import ConfigError, UnsupportedError
 from adaptvis.vllm import plugin, support
 from adaptvis.vllm.front_end import _policy, ticket_for
+from adaptvis.vllm.known_versions import Verdict
 
 from .tiny_llava import write_random_llava
 
@@ -144,10 +145,12 @@ def test_prompts_that_cannot_be_steered_say_why() -> None:
 
 
 def test_the_kill_switch_leaves_vllm_alone(monkeypatch) -> None:
+    unknown = Verdict("9.9", "0.32.0", True, ("AsyncLLM.generate is missing",))
+    monkeypatch.setattr(plugin, "verdict", lambda: unknown)
+    monkeypatch.setenv(plugin.STRICT, "1")
     monkeypatch.setenv(plugin.DISABLE, "1")
-    monkeypatch.setattr(plugin, "installed_version", lambda: "9.9")
     plugin.register()
     for no in ("0", "false", "OFF", "no", ""):
         monkeypatch.setenv(plugin.DISABLE, no)
-        with pytest.raises(UnsupportedError, match=r"found 9\.9"):
+        with pytest.raises(UnsupportedError, match=r"vLLM 9\.9 .*generate is missing"):
             plugin.register()
