@@ -44,13 +44,12 @@ class _Loader(yaml.SafeLoader):
     def construct_mapping(self, node: Any, deep: bool = False) -> dict[Hashable, Any]:
         seen = set()
         for key, _ in node.value:
-            # Merged keys (<<) are there to be overridden.
-            if key.tag == "tag:yaml.org,2002:merge":
+            # Merged keys (<<) are there to be overridden; a list or mapping is refused as a key.
+            if key.tag == "tag:yaml.org,2002:merge" or not isinstance(key, yaml.ScalarNode):
                 continue
             if (key.tag, key.value) in seen:
                 raise yaml.constructor.ConstructorError(
                     None, None, f"the key {key.value!r:.60} is given twice", key.start_mark
                 )
-            if isinstance(key, yaml.ScalarNode):
-                seen.add((key.tag, key.value))
+            seen.add((key.tag, key.value))
         return super().construct_mapping(node, deep)

@@ -214,6 +214,14 @@ def test_a_byte_order_mark_does_not_matter(tmp_path):
     assert load_config(path) == ScalingVis(alpha=2)
 
 
+@pytest.mark.parametrize("key", ["[a]", "{a: 1}"])
+def test_a_key_of_yaml_that_is_no_name_is_refused(tmp_path, key):
+    path = tmp_path / "mine.yaml"
+    path.write_text(f"method: scalingvis\n? {key}\n: 2\n")
+    with pytest.raises(ConfigError, match="is not valid JSON or YAML"):
+        load_config(path)
+
+
 def test_merged_keys_of_yaml_may_be_overridden(tmp_path):
     path = tmp_path / "mine.yaml"
     path.write_text(

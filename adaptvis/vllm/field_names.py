@@ -7,7 +7,7 @@ a word. What only looks a little like ours belongs to others and is left alone.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from difflib import SequenceMatcher
 from functools import lru_cache
 from typing import Any
@@ -24,6 +24,7 @@ FIELDS = frozenset(ScalingVis.model_fields) | frozenset(AdaptVis.model_fields)
 # Nobody else's, also without the prefix. The other fields are so only in their company.
 _COEFFICIENTS = frozenset({"alpha", "alpha_low", "alpha_high"})
 _SQUEEZED = {field.replace("_", ""): field for field in FIELDS}
+_SEPARATORS = re.compile(r"[\W_]+")
 _METHODS = ("adaptvis", "scalingvis")
 # One wrong letter; with one of our fields behind it two. "scaling" alone is a word.
 _NEAR = {"adaptvis": 0.8, "scalingvis": 0.9}
@@ -37,21 +38,24 @@ _WRAPPERS = ("extra_body", "extra_args", "vllm_xargs", "sampling_params")
 _FREE = frozenset(
     {"metadata", "tools", "functions", "response_format", "structured_outputs", "text"}
 )
-_DEEPEST = 4
+_DEEPEST = 16
 # A key of JSON as long as ours may be, wherever it stands. Pictures have no quotation marks.
 _KEY = re.compile(rb'"([^"\\]{4,40})"\s*:')
 
 
-def misnamed(names: Iterable[Any], *, bare: bool = True) -> list[str]:
+def misnamed(fields: Iterable[Any], *, bare: bool = True) -> list[str]:
     """Those of some names that can only be meant as ours, and are not.
 
     Args:
+        fields: names, or a mapping, whose ``method`` is ours where its value is one of ours.
         bare: whether a coefficient without the prefix is meant, too.
     """
-    names = {name for name in names if isinstance(name, str)}
+    names = {name for name in fields if isinstance(name, str)}
     right = {name for name in names if name == FIELD or name.startswith(PREFIX)}
     near = {name for name in names - right if _read(name) is not None}
-    coefficients = names & _COEFFICIENTS if bare else set()
+    coefficients = {name for name in names if _bare(name) in _COEFFICIENTS} if bare else set()
+    if bare and isinstance(fields, Mapping) and _names_a_method(fields.get("method")):
+        coefficients.add("method")
     company = names & FIELDS if right | near | coefficients else set()
     return sorted(near | coefficients | company)
 
@@ -60,6 +64,8 @@ def meant(name: str) -> str:
     """The right name for a wrong one."""
     if name in FIELDS or name == FIELD or name.startswith(PREFIX):
         return name if name not in FIELDS else PREFIX + name
+    if field := _bare(name):
+        return PREFIX + field
     method, tail = _read(name) or (FIELD, "")
     if not tail:
         return FIELD if method == FIELD else f"{PREFIX}method"
@@ -76,13 +82,14 @@ def check_places(body: Mapping[str, Any], right: str = "vllm_xargs", *, bare: bo
     Raises:
         ConfigError: names the fields, where they were found and where they belong.
     """
-    for place, names in _objects(body, "", 0):
+    for place, given in _objects(body, "", 0):
         if place == right:
             continue
         # Further down, a coefficient without the prefix may be anything.
         wrapper = not place or place.rpartition(".")[2] in _WRAPPERS
+        names = [name for name in given if isinstance(name, str)]
         ours = {name for name in names if name.startswith(PREFIX) or name == FIELD}
-        ours.update(misnamed(names, bare=bare and wrapper))
+        ours.update(misnamed(given, bare=bare and wrapper))
         if not ours:
             continue
         found = ", ".join(repr(name) for name in sorted(ours))
@@ -100,26 +107,32 @@ def check_places(body: Mapping[str, Any], right: str = "vllm_xargs", *, bare: bo
 def may_hold_fields(body: bytes) -> bool:
     """Whether a request's JSON has a key that :func:`check_places` could object to, or ours."""
     keys = {key.decode("utf-8", "replace") for key in _KEY.findall(body)}
-    return bool(keys & {"vllm_xargs", "extra_args"} or keys & _COEFFICIENTS) or any(
-        _read(key) is not None for key in keys
+    return bool(keys & {"vllm_xargs", "extra_args", "method"}) or any(
+        _bare(key) in _COEFFICIENTS or _read(key) is not None for key in keys
     )
 
 
-def _objects(
-    value: Mapping[str, Any], place: str, depth: int
-) -> Iterator[tuple[str, Sequence[str]]]:
-    """The objects of a body and their names, without those whose keys are the client's own."""
-    yield place, [name for name in value if isinstance(name, str)]
-    if depth == _DEEPEST:
+def _bare(name: str) -> str | None:
+    """The field that a name without the prefix spells, in any case and with any separators."""
+    return _SQUEEZED.get(_SEPARATORS.sub("", name).lower())
+
+
+def _names_a_method(value: Any) -> bool:
+    return isinstance(value, str) and _SEPARATORS.sub("", value).lower() in _METHODS
+
+
+def _objects(value: Any, place: str, depth: int) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    """The objects of a body, without those whose keys are the client's own."""
+    if depth > _DEEPEST:
         return
-    for name, inner in value.items():
-        if name in _FREE:
-            continue
-        at = f"{place}.{name}" if place else str(name)
-        for index, item in enumerate(inner if isinstance(inner, list) else [inner]):
-            if isinstance(item, Mapping):
-                numbered = f"{at}[{index}]" if isinstance(inner, list) else at
-                yield from _objects(item, numbered, depth + 1)
+    if isinstance(value, list):
+        for index, item in enumerate(value):
+            yield from _objects(item, f"{place}[{index}]", depth + 1)
+    elif isinstance(value, Mapping):
+        yield place, value
+        for name, inner in value.items():
+            if name not in _FREE:
+                yield from _objects(inner, f"{place}.{name}" if place else str(name), depth + 1)
 
 
 @lru_cache(maxsize=4096)

@@ -16,6 +16,7 @@ from typing import Any
 
 from adaptvis.config import AdaptVis, Amplify, NormRescale, ScalingVis, SteeringConfig, parse_config
 from adaptvis.errors import ConfigError, unknown_name
+from adaptvis.unique_keys import json_value
 from adaptvis.vllm.field_names import FIELD, PREFIX, meant, misnamed
 
 __all__ = [
@@ -185,12 +186,14 @@ def _configuration(value: Any) -> Any:
     if not isinstance(value, str) or is_off(value):
         return value
     try:
-        return json.loads(value)
-    except (ValueError, RecursionError):
+        return json_value(value)
+    except (json.JSONDecodeError, RecursionError):
         raise ConfigError(
             f"{value[:40]!r} is neither a configuration as JSON, such as "
             f'{{"method": "scalingvis", "alpha": 1.5}}, nor "{OFF}"'
         ) from None
+    except ValueError as error:
+        raise ConfigError(f"not a configuration as JSON: {error}") from None
 
 
 def _from_flat(flat: Mapping[str, Any]) -> AttentionConfig | None:

@@ -29,6 +29,9 @@ MISSPELT = {
     "scaling_vis_alpha": "adaptvis_alpha",
     "alpha": "adaptvis_alpha",
     "alpha_high": "adaptvis_alpha_high",
+    "Alpha": "adaptvis_alpha",
+    "alpha-low": "adaptvis_alpha_low",
+    "alphaHigh": "adaptvis_alpha_high",
 }
 OTHERS = [
     *("adaptive", "adaptive_alpha", "adaptive_threshold", "adapter", "adapters", "lora_adapter"),
@@ -55,6 +58,12 @@ def test_a_field_without_its_prefix_is_ours_in_the_company_of_ours() -> None:
     assert misnamed(["alpha", "layers"]) == ["alpha", "layers"]
 
 
+def test_a_method_is_ours_where_its_value_is() -> None:
+    assert misnamed({"method": "adaptvis", "threshold": 0.4}) == ["method", "threshold"]
+    assert misnamed({"method": "greedy", "threshold": 0.4}) == []
+    assert misnamed({"method": "adaptvis"}, bare=False) == []
+
+
 @pytest.mark.parametrize(
     ("body", "found"),
     [
@@ -73,6 +82,10 @@ def test_a_field_without_its_prefix_is_ours_in_the_company_of_ours() -> None:
         ),
         ({"chat_template_kwargs": {"adaptvis_alpha": 3}}, "in chat_template_kwargs"),
         ({"messages": [{"role": "user", "adaptvis_alpha": 3}]}, r"in messages\[0\]"),
+        ({"mine": [[{"adaptvis_alpha": 3}]]}, r"in mine\[0\]\[0\]"),
+        ({"a": {"b": {"c": {"d": {"e": {"adaptvis_alpha": 3}}}}}}, r"in a\.b\.c\.d\.e"),
+        ({"method": "adaptvis", "threshold": 0.4}, "'method', 'threshold' at the top level"),
+        ({"extra_body": {"method": "ScalingVis"}}, "'method' in extra_body"),
     ],
 )
 def test_a_field_in_the_wrong_place_is_named_with_both_places(body, found) -> None:
@@ -88,7 +101,8 @@ def test_a_field_in_the_wrong_place_is_named_with_both_places(body, found) -> No
         {"vllm_xargs": None},
         {"metadata": {"adaptvis_alpha": "3"}},
         {"tools": [{"function": {"parameters": {"properties": {"alpha": {}}}}}]},
-        {"chat_template_kwargs": {"alpha": 1}},
+        {"chat_template_kwargs": {"alpha": 1, "method": "adaptvis"}},
+        {"method": "off"},
         {"messages": [{"role": "user", "content": "adaptvis_alpha: 3"}]},
     ],
 )

@@ -84,8 +84,13 @@ def test_what_is_neither_off_nor_a_configuration_is_refused(word) -> None:
     ],
 )
 def test_a_truth_value_is_not_a_number(arguments) -> None:
-    with pytest.raises(ConfigError, match=r"number|tuple"):
+    with pytest.raises(ConfigError, match=r"number|tuple|mask of booleans"):
         read_request(arguments, None)
+
+
+def test_a_key_given_twice_is_refused() -> None:
+    with pytest.raises(ConfigError, match=r"^adaptvis: .*'alpha' is given twice"):
+        read_request({"adaptvis": '{"method": "scalingvis", "alpha": 2, "alpha": 3}'}, None)
 
 
 @pytest.mark.parametrize(
