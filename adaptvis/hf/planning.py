@@ -243,7 +243,7 @@ class Planner:
             torch.isin(ids, others),
         )
         if call.attention.rows == "text_after_image" and cached:
-            self._check_cached(rows[:, :cached], state)
+            self._check_cached(rows[:, :cached], call.attention, state)
         rows = rows[:, cached:]
         reasons = tuple(
             _NO_IMAGE if not image else _NOT_SELECTED if not column else "" if row else _NO_ROW
@@ -258,16 +258,17 @@ class Planner:
         return PromptPlan(call.attention, columns, rows, last_rows, reasons)
 
     @staticmethod
-    def _check_cached(rows: Tensor, state: PromptState | None) -> None:
-        """Refuse cached text rows unless an earlier turn has steered them."""
-        steered = 0
-        if state is not None and state.config is not None:
-            steered = state.seen if state.config.rows == "text_after_image" else 0
+    def _check_cached(
+        rows: Tensor, attention: ScalingVis | AdaptVis, state: PromptState | None
+    ) -> None:
+        """Refuse cached text rows unless an earlier turn has steered them in the same way."""
+        same = state is not None and state.config == attention
+        steered = state.seen if same and state is not None else 0
         missed = int(rows[:, steered:].sum())
         if missed:
             raise UnsupportedError(
                 f"rows='text_after_image' steers every text row behind the image, but {missed} of "
-                "them are in the cache already, unsteered; send the prompt from its first image on "
+                "them are in the cache already, unsteered or steered by another configuration; send the prompt from its first image on "
                 "in one forward call, or use rows='last_prompt_token'"
             )
 

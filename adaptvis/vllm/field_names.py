@@ -15,7 +15,16 @@ from typing import Any
 from adaptvis.config import AdaptVis, ScalingVis
 from adaptvis.errors import ConfigError
 
-__all__ = ["FIELD", "FIELDS", "PREFIX", "check_places", "may_hold_fields", "meant", "misnamed"]
+__all__ = [
+    "FIELD",
+    "FIELDS",
+    "PREFIX",
+    "buried",
+    "check_places",
+    "may_hold_fields",
+    "meant",
+    "misnamed",
+]
 
 FIELD = "adaptvis"
 PREFIX = "adaptvis_"
@@ -102,6 +111,15 @@ def check_places(body: Mapping[str, Any], right: str = "vllm_xargs", *, bare: bo
             f"{found} {where} would steer nothing; it belongs into {right} of the request's body, "
             f"at its top level: {{{example}}}"
         )
+
+
+def buried(fields: Mapping[str, Any]) -> str | None:
+    """Where an object inside some fields holds names of ours, which nothing reads there."""
+    for place, given in _objects(fields, "", 0):
+        ours = any(str(name) == FIELD or str(name).startswith(PREFIX) for name in given)
+        if place and (ours or misnamed(given, bare=False)):
+            return place
+    return None
 
 
 def may_hold_fields(body: bytes) -> bool:

@@ -17,7 +17,7 @@ from typing import Any
 from adaptvis.config import AdaptVis, Amplify, NormRescale, ScalingVis, SteeringConfig, parse_config
 from adaptvis.errors import ConfigError, unknown_name
 from adaptvis.unique_keys import json_value
-from adaptvis.vllm.field_names import FIELD, PREFIX, meant, misnamed
+from adaptvis.vllm.field_names import FIELD, PREFIX, buried, meant, misnamed
 
 __all__ = [
     "FIELD",
@@ -116,6 +116,7 @@ def read_server(additional_config: object) -> ServerSteering:
 def _check_server_names(additional_config: Mapping[str, Any]) -> None:
     wrong = misnamed(additional_config)
     wrong += [name for name in additional_config if str(name).startswith(PREFIX)]
+    wrong += filter(None, [buried(additional_config)])
     if wrong:
         raise ConfigError(
             f"{', '.join(map(repr, wrong))} in additional_config would steer nothing; a server's "
@@ -158,6 +159,11 @@ def read_request(
         raise ConfigError(
             f"{', '.join(map(repr, wrong))} in {place} would steer nothing; write "
             f"{', '.join(repr(meant(name)) for name in wrong)}"
+        )
+    if inside := buried(arguments):
+        raise ConfigError(
+            f"{inside} in {place} holds fields of ours, which would steer nothing there; put them "
+            f"into {place} itself"
         )
     flat = {name: value for name, value in arguments.items() if name.startswith(PREFIX)}
     flat.pop(_TICKET, None)

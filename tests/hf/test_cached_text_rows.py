@@ -33,7 +33,15 @@ def prefill(case, cache, columns):
         )
 
 
-@pytest.mark.parametrize("by", ["paused", "unpatched", "another method"])
+OTHERS = {
+    "another method": ScalingVis(alpha=1.8),
+    "alpha 1": ScalingVis(alpha=1.0, rows="text_after_image"),
+    "another alpha": ScalingVis(alpha=0.5, rows="text_after_image"),
+    "other layers": ScalingVis(alpha=1.8, rows="text_after_image", layers=[0]),
+}
+
+
+@pytest.mark.parametrize("by", ["paused", "unpatched", *OTHERS])
 def test_text_rows_that_are_cached_unsteered_are_refused(by):
     case = case_of_one()
     cut = case.ids.shape[1] - 3
@@ -45,8 +53,8 @@ def test_text_rows_that_are_cached_unsteered_are_refused(by):
         if by == "paused":
             with handle.paused():
                 prefill(case, cache, cut)
-        elif by == "another method":
-            with steer(case.model, ScalingVis(alpha=1.8)):
+        elif by in OTHERS:
+            with steer(case.model, OTHERS[by]):
                 prefill(case, cache, cut)
         with pytest.raises(UnsupportedError, match="in the cache already, unsteered"):
             generate(case.model, whole, **{CACHE: cache})

@@ -93,6 +93,21 @@ def test_a_truth_value_is_not_a_number(arguments) -> None:
         read_request(arguments, None)
 
 
+@pytest.mark.parametrize("wrapper", ["extra_args", "vllm_xargs", "mine"])
+def test_fields_inside_another_object_are_refused(wrapper) -> None:
+    with pytest.raises(ConfigError, match=f"^{wrapper} in extra_args holds fields of ours"):
+        read_request({wrapper: {"adaptvis_alpha": 2}}, None)
+    with pytest.raises(ConfigError, match=f"^'{wrapper}' in additional_config would steer nothing"):
+        read_server({wrapper: {"adaptvis": {"method": "scalingvis", "alpha": 2}}})
+    assert read_request({wrapper: {"alpha": 2}}, None) is None
+    assert read_server({wrapper: {"alpha": 2}}) == ServerSteering()
+
+
+def test_a_key_given_twice_is_refused() -> None:
+    with pytest.raises(ConfigError, match=r"^adaptvis: .*'alpha' is given twice"):
+        read_request({"adaptvis": '{"method": "scalingvis", "alpha": 2, "alpha": 3}'}, None)
+
+
 @pytest.mark.parametrize(
     "name", ["adaptviz_alpha", "adaptvis-alpha", "AdaptVis_alpha", "adaptviz", "alpha", "alpha_low"]
 )
