@@ -268,8 +268,9 @@ class Planner:
         if missed:
             raise UnsupportedError(
                 f"rows='text_after_image' steers every text row behind the image, but {missed} of "
-                "them are in the cache already, unsteered or steered by another configuration; send the prompt from its first image on "
-                "in one forward call, or use rows='last_prompt_token'"
+                "them are in the cache already, unsteered or steered by another configuration; "
+                "send the prompt from its first image on in one forward call, or use "
+                "rows='last_prompt_token'"
             )
 
     def check_chunk(self, call: ForwardCall, ids: Tensor) -> None:

@@ -103,11 +103,6 @@ def test_fields_inside_another_object_are_refused(wrapper) -> None:
     assert read_server({wrapper: {"alpha": 2}}) == ServerSteering()
 
 
-def test_a_key_given_twice_is_refused() -> None:
-    with pytest.raises(ConfigError, match=r"^adaptvis: .*'alpha' is given twice"):
-        read_request({"adaptvis": '{"method": "scalingvis", "alpha": 2, "alpha": 3}'}, None)
-
-
 @pytest.mark.parametrize(
     "name", ["adaptviz_alpha", "adaptvis-alpha", "AdaptVis_alpha", "adaptviz", "alpha", "alpha_low"]
 )
