@@ -8,6 +8,13 @@ from hf.tiny_families import DEVICE
 
 
 @pytest.fixture(autouse=True)
+def _leaves_torch_as_it_was() -> Iterator[None]:
+    yield
+    assert torch.is_grad_enabled()
+    assert torch.get_default_dtype() == torch.float32
+
+
+@pytest.fixture(autouse=True)
 def _on_the_device() -> Iterator[None]:
     """What a test makes itself lies beside the model."""
     if DEVICE == "cpu":

@@ -110,9 +110,12 @@ def test_steered_beam_search_is_refused() -> None:
     assert plain.to_beam_search_params(1, {}).max_tokens == 1
 
 
-def test_of_chosen_images_the_missing_ones_are_named(caplog) -> None:
-    # vLLM's loggers do not propagate.
+def test_of_chosen_images_the_missing_ones_are_named(caplog, monkeypatch) -> None:
+    # vLLM's loggers do not propagate, and other tests may have silenced them.
     logger = logging.getLogger("vllm.adaptvis")
+    monkeypatch.setattr(logger, "disabled", False)
+    monkeypatch.setattr(logger, "level", logging.WARNING)
+    monkeypatch.setattr(logger, "_cache", {})
     logger.addHandler(caplog.handler)
     try:
         config = ScalingVis(alpha=2.0, images=(1, 7, 9))
