@@ -28,7 +28,7 @@ from adaptvis.hf.decisions import DecisionBatch
 from adaptvis.hf.decoder_pass import DecoderCall, PromptPlan, run_prompt, run_steered
 from adaptvis.hf.families import family_for
 from adaptvis.hf.hooks import MethodHook
-from adaptvis.hf.library import cache_argument, cache_of, decoding_fault
+from adaptvis.hf.library import cache_argument, cache_of, decoding_fault, soft_prompt_fault
 from adaptvis.hf.norms import rescale_features, table_version, text_embedding_norms
 from adaptvis.hf.planning import ForwardCall, Planner, Steering
 from adaptvis.hf.prompts import (
@@ -60,6 +60,8 @@ class PatchedModel:
         )
         # Columns that PEFT's prefix tuning puts into the cache of each plain forward call.
         self.prefix_columns: Callable[[], int] = int
+        # The PEFT model around this one, if it was patched through it.
+        self.wrapper: Callable[[], Any] = lambda: None
         self._warned = False
         self._attention = attention
         self._norms = norms
@@ -125,6 +127,8 @@ class PatchedModel:
         steering = self._attention()
         if steering is None:
             return original(*args, **kwargs)
+        if fault := soft_prompt_fault(self.wrapper(), self._cache_name):
+            raise UnsupportedError(fault)
         given = (kwargs.get("input_ids"), kwargs.get("inputs"), *args[:1])
         prompt_ids = next((ids for ids in given if ids is not None), None)
         if not isinstance(prompt_ids, Tensor):

@@ -1,6 +1,7 @@
 """Ways into a model beside one plain ``generate``: assistants, callbacks, continuous batching."""
 
 import copy
+import inspect
 import warnings
 
 import pytest
@@ -80,12 +81,19 @@ def test_last_is_that_of_the_call_that_returned_although_a_callback_asked_the_mo
     assert torch.equal(found, tokens)
 
 
+# Named otherwise before transformers 5.18, which has no switch yet.
+_NAMES = inspect.signature(ContinuousBatchingConfig).parameters
+PAGES = {"page_size" if "page_size" in _NAMES else "block_size": 32} | (
+    {"auto_switch_to_flash": False} if "auto_switch_to_flash" in _NAMES else {}
+)
+
+
 def paged(case, manager=None):
     """Tokens by continuous batching."""
     options = {
         "generation_config": GenerationConfig(max_new_tokens=2, do_sample=False, eos_token_id=-1),
         "continuous_batching_config": ContinuousBatchingConfig(
-            num_blocks=8, page_size=32, max_batch_tokens=64, auto_switch_to_flash=False
+            num_blocks=8, max_batch_tokens=64, **PAGES
         ),
     }
     if manager == "make":
