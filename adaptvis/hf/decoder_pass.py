@@ -21,7 +21,7 @@ from transformers.cache_utils import Cache
 from adaptvis.config import AdaptVis, ScalingVis
 from adaptvis.errors import UnsupportedError
 from adaptvis.hf.attention import SteeredPass, dense_mask, steered_pass
-from adaptvis.hf.cache import CacheTail, can_roll_back, recording_past, roll_back
+from adaptvis.hf.cache import CacheTail, can_roll_back, clear, recording_past, roll_back
 from adaptvis.hf.compiled import run_eagerly
 from adaptvis.hf.decisions import DecisionBatch
 from adaptvis.steering.backend import decide
@@ -164,7 +164,7 @@ def run_prompt(
             if can_roll_back(call.cache, before + call.length, count):
                 roll_back(call.cache, count)
             else:
-                call.cache.reset()
+                clear(call.cache)
         steered = run_steered(tail, plan, decisions.alpha, start)
         if saved is not None:
             saved.restore(call.cache, keep)

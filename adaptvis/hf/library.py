@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import re
 from collections.abc import Collection, Mapping
 from typing import TYPE_CHECKING, Any
@@ -22,6 +23,7 @@ __all__ = [
     "image_defaults",
     "is_tested",
     "missing_name",
+    "soft_prompt_fault",
 ]
 
 VERSION: str = transformers.__version__
@@ -67,8 +69,18 @@ def cache_argument(parameters: Collection[str]) -> str:
 
 
 def cache_of(named: Any) -> Cache | None:
-    """The key-value cache among the arguments of a call, or in what a forward returns."""
-    return next((found for name in _CACHE_NAMES if (found := named.get(name)) is not None), None)
+    """The key-value cache among the arguments of a call, or in what a forward returns.
+
+    Raises:
+        UnsupportedError: there are two, of which the library drops one.
+    """
+    found = [cache for name in _CACHE_NAMES if (cache := named.get(name)) is not None]
+    if len(found) > 1 and found[0] is not found[1]:
+        raise UnsupportedError(
+            f"This call has two key-value caches, {' and '.join(_CACHE_NAMES)}, and transformers "
+            f"{VERSION} drops the second; give one"
+        )
+    return found[0] if found else None
 
 
 def decoding_fault(model: Any) -> str:
@@ -85,6 +97,23 @@ def decoding_fault(model: Any) -> str:
     return (
         f"transformers {VERSION} decodes PaliGemma wrongly from the second new "
         "token on, steered or not; install 5.18 or later, or ask for one token (max_new_tokens=1)"
+    )
+
+
+def soft_prompt_fault(model: Any, cache_name: str) -> str:
+    """Why ``generate`` of this PEFT model loses its soft prompt; empty if it does not.
+
+    PEFT that knows only the older name of the cache takes every new token for a prompt's start.
+    """
+    if not getattr(getattr(model, "active_peft_config", None), "is_prompt_learning", False):
+        return ""
+    source = inspect.getsource(type(model).prepare_inputs_for_generation)
+    if f'"{cache_name}"' in source or f"'{cache_name}'" in source:
+        return ""
+    return (
+        f"This PEFT hands no soft prompt to generate of transformers {VERSION}, which calls the "
+        f"key-value cache {cache_name}, steered or not; install transformers below 5.24, or a PEFT "
+        "that knows the name"
     )
 
 

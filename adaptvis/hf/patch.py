@@ -86,6 +86,7 @@ def _patch(
             raise
         if hasattr(model, "active_peft_config"):
             stack.patched.calls.prefix_columns = partial(_prefix_columns, weakref.ref(model))
+            stack.patched.wrapper = weakref.ref(model)
         stack.handles = [*stack.handles, handle]
         stack.attach(target)
     return handle

@@ -27,7 +27,7 @@ from adaptvis.hf.decoder_pass import DecoderCall
 from adaptvis.hf.families import family_for
 from adaptvis.hf.features import feature_lengths
 from adaptvis.hf.hooks import MethodHook
-from adaptvis.hf.library import cache_argument, cache_of, decoding_fault
+from adaptvis.hf.library import cache_argument, cache_of, decoding_fault, soft_prompt_fault
 from adaptvis.hf.norms import rescale_features, table_version, text_embedding_norms
 from adaptvis.hf.planning import ForwardCall, Planner, Steering
 from adaptvis.hf.prompts import Generation
@@ -57,6 +57,8 @@ class PatchedModel:
             family, config, family.placeholder_of(config), family.other_placeholders_of(config)
         )
         self.calls = DecoderCalls(self.planner)
+        # The PEFT model around this one, if it was patched through it.
+        self.wrapper: Callable[[], Any] = lambda: None
         self._attention = attention
         self._norms = norms
         self._amplification = amplification
@@ -127,6 +129,8 @@ class PatchedModel:
                 return original(*args, **kwargs)
             finally:
                 self._local.generation = outer
+        if fault := soft_prompt_fault(self.wrapper(), self._cache_name):
+            raise UnsupportedError(fault)
         prompt_ids = prompt_ids_of(args, kwargs)
         mask = kwargs.get("attention_mask")
         mask = mask if isinstance(mask, Tensor) and mask.dim() == 2 else None

@@ -4,6 +4,7 @@ from importlib.metadata import PackageNotFoundError, requires, version
 from pathlib import Path
 
 import pytest
+import transformers
 from cli.conftest import Adaptvis
 from hf.tiny_families import FAMILIES, build
 from packaging.requirements import Requirement
@@ -124,3 +125,30 @@ def test_which_vllm_is_installed(
     found = rows(result.out)["engine vllm"]
     for word in words:
         assert word in found
+
+
+def test_check_says_of_every_family_whether_it_is_steered(adaptvis: Adaptvis) -> None:
+    result = adaptvis("doctor", "--check")
+    assert result.code == 0, result.out
+    head, *lines = result.out.strip().split("\n")
+    assert f"transformers {version('transformers')}, which the tests know" in head
+    assert {line.split()[0]: line.split()[1].strip(";") for line in lines} == dict.fromkeys(
+        FAMILIES, "ok"
+    )
+
+
+def test_a_family_that_fails_its_check_is_named_with_what_differs(
+    adaptvis: Adaptvis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*args: object, **kwargs: object) -> None:
+        raise KeyError("cache_position")
+
+    monkeypatch.setattr(transformers.PaliGemmaModel, "get_image_features", broken)
+    result = adaptvis("doctor", "--check")
+    assert result.code == 2
+    lines = dict(line.split(maxsplit=1) for line in result.out.strip().split("\n")[1:])
+    wrong = "problem: a tiny model of it fails with KeyError: 'cache_position'"
+    assert lines.pop("paligemma") == wrong
+    assert {line.split(";")[0] for line in lines.values()} == {"ok"}
+    assert "paligemma cannot be steered with transformers" in result.err
+    assert "tested with 5.17" in result.err

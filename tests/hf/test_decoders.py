@@ -58,7 +58,6 @@ OWN_ATTENTION = {
         "multi_query": False,
     },
     "bloom": {"hidden_size": 64, "n_layer": 3, "n_head": 4},
-    "gptj": {"n_embd": 64, "n_layer": 3, "n_head": 4, "rotary_dim": 8},
     "mpt": {"d_model": 64, "n_layers": 3, "n_heads": 4, "max_seq_len": 512},
 }
 
@@ -66,7 +65,7 @@ OWN_ATTENTION = {
 @pytest.mark.parametrize(
     ("kind", "rows"),
     [(kind, "last_prompt_token") for kind in OWN_ATTENTION]
-    + [("gptj", "generated"), ("gptj", "text_after_image")],
+    + [("bloom", "generated"), ("bloom", "text_after_image")],
 )
 def test_a_decoder_with_attention_of_its_own_is_refused_not_called_steered(kind, rows):
     case = Case("llava")
@@ -81,7 +80,7 @@ def test_a_decoder_with_attention_of_its_own_is_refused_not_called_steered(kind,
 
 def test_the_attention_map_of_a_decoder_with_attention_of_its_own_is_refused_too():
     case = Case("llava", ["where is the cat"])
-    model = llava_over({"model_type": "gptj", **SMALL, **OWN_ATTENTION["gptj"]}, case)
+    model = llava_over({"model_type": "bloom", **SMALL, **OWN_ATTENTION["bloom"]}, case)
     engine = HFEngine(model, case.processor)
     with pytest.raises(UnsupportedError, match="on its own"):
         image_attention(engine, Query("where is the cat", tuple(case.images[0])))
@@ -94,7 +93,10 @@ def test_soft_caps_are_those_of_the_models_own_attention(attention):
         "gemma2", 320, query_pre_attn_scalar=16, sliding_window=512, attn_logit_softcapping=2.0
     )
     model = llava_over(text, case)
-    model.set_attn_implementation(attention)
+    try:
+        model.set_attn_implementation(attention)
+    except ValueError as refusal:
+        pytest.skip(f"this transformers has no such Gemma 2: {refusal}")
     plain = generate(model, case.inputs)[1]
     with steer(model, ScalingVis(alpha=1.000001)):
         close(generate(model, case.inputs)[1], plain)
@@ -186,20 +188,28 @@ def test_layers_without_softmax_attention_are_refused_by_name(hybrid):
         generate(model, inputs)
 
 
+@pytest.mark.filterwarnings("ignore:.*gradient_checkpointing:FutureWarning")
+@pytest.mark.parametrize("gradients", [False, True])
 @pytest.mark.parametrize("call", ["generate", "forward"])
-def test_gradient_checkpointing_in_training_mode_is_refused_in_words(call):
+def test_gradient_checkpointing_in_training_mode_is_refused_in_words_or_harmless(call, gradients):
     case = Case("llava")
     model = copy.deepcopy(case.model).train()
     model.gradient_checkpointing_enable()
-    run = model if call == "forward" else model.generate
-    with (
-        torch.no_grad(),
-        steer(model, CONFIG),
-        pytest.raises(UnsupportedError, match=r"call model\.eval\(\)"),
-    ):
-        run(**case.inputs)
-    model.eval()
     expected = case.reference(1.8)[1]
+    run = model if call == "forward" else model.generate
+    with torch.set_grad_enabled(gradients), steer(model, CONFIG):
+        refused = ""
+        try:
+            run(**case.inputs, **({} if call == "forward" else {"max_new_tokens": 1}))
+        except UnsupportedError as refusal:
+            refused = str(refusal)
+        if refused:
+            assert "call model.eval()" in refused
+        else:
+            # From transformers 5.24 on it drops no cache where no gradient is asked for.
+            assert call == "generate" or not gradients
+            close(generate(model, case.inputs)[1], expected)
+    model.eval()
     with steer(model, CONFIG):
         close(generate(model, case.inputs)[1], expected)
 

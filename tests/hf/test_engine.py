@@ -105,7 +105,9 @@ def test_raw_prompts_go_to_the_processor_as_they_are():
     ids = engine.encode([Query("USER: <image> cat", (image(0),), raw=True)])["input_ids"]
     text = engine.processor.tokenizer.decode(ids[0]).lower()
     assert text.count("cat") == 1
-    with pytest.raises(PromptError, match="2 images and has 0 image tokens"):
+    # In the processor's own words from transformers 5.23 on.
+    found = r"2 images and has 0 image tokens|0 <image> tokens and 2 images"
+    with pytest.raises(PromptError, match=found):
         engine.encode([Query("no placeholder", (image(0), image(1)), raw=True)])
 
 

@@ -1,14 +1,20 @@
 """What differs between versions of transformers."""
 
 import inspect
+import subprocess
+import sys
 from types import SimpleNamespace
 
 import pytest
+import torch
 import transformers
+from hf.helpers import TOLERANCE, Case, generate
 from hf.tiny_families import FAMILIES, build
 
+from adaptvis import ScalingVis, steer
 from adaptvis.errors import UnsupportedError
 from adaptvis.hf import family_for
+from adaptvis.hf.cache import clear, sequence_length
 from adaptvis.hf.library import (
     TESTED,
     cache_argument,
@@ -56,6 +62,44 @@ def test_an_output_is_asked_for_its_cache_under_either_name():
     assert cache_of({"cache": cache}) is cache
     assert cache_of({"past_key_values": cache}) is cache
     assert cache_of({"last_hidden_state": None}) is None
+    assert cache_of({"cache": cache, "past_key_values": cache}) is cache
+    with pytest.raises(UnsupportedError, match=r"two key-value caches.*drops the second; give one"):
+        cache_of({"cache": cache, "past_key_values": transformers.DynamicCache()})
+
+
+def test_a_cleared_cache_is_as_a_new_one():
+    cache = transformers.DynamicCache()
+    tokens = torch.ones(1, 2, 3, 4)
+    cache.update(tokens, tokens, 0)
+    clear(cache)
+    assert sequence_length(cache) == 0
+    keys, _ = cache.update(2 * tokens, tokens, 0)
+    assert torch.equal(keys, 2 * tokens)
+
+
+def test_paligemma_is_refused_past_the_first_token_where_the_library_decodes_it_wrongly():
+    case = Case("paligemma")
+    with steer(case.model, ScalingVis(alpha=1.8)):
+        first = generate(case.model, case.inputs, steps=1)[1]
+        if fault := decoding_fault(case.model):
+            with pytest.raises(UnsupportedError) as refusal:
+                generate(case.model, case.inputs, steps=2)
+            assert str(refusal.value) == fault
+            assert "install 5.18 or later, or ask for one token (max_new_tokens=1)" in fault
+    expected = case.reference(1.8, steps=1)[1]
+    torch.testing.assert_close(first, expected, atol=TOLERANCE, rtol=TOLERANCE)
+
+
+def test_a_library_that_lacks_a_name_is_refused_in_one_sentence():
+    program = (
+        "import transformers.masking_utils as masks; del masks.eager_mask\n"
+        "from adaptvis.errors import UnsupportedError\n"
+        "try: import adaptvis.hf\n"
+        "except UnsupportedError as refusal: print(refusal)"
+    )
+    said = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True).stdout
+    assert "lacks what adaptvis needs (cannot import name 'eager_mask'" in said
+    assert "install one of 5.17" in said
 
 
 def test_processor_defaults_are_read_where_either_version_keeps_them():

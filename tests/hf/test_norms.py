@@ -118,12 +118,12 @@ def test_a_table_that_is_offloaded_between_calls_is_measured():
 
 
 def test_norms_of_text_follow_an_adapter_on_the_embeddings():
-    from peft import LoraConfig, get_peft_model
+    peft = pytest.importorskip("peft")
 
     case = Case("llava")
     torch.manual_seed(0)
-    adapter = LoraConfig(r=4, target_modules=["embed_tokens"], init_lora_weights=False)
-    model = get_peft_model(copy.deepcopy(case.model), adapter).eval()
+    adapter = peft.LoraConfig(r=4, target_modules=["embed_tokens"], init_lora_weights=False)
+    model = peft.get_peft_model(copy.deepcopy(case.model), adapter).eval()
     case.model, case.decoder = model, model.get_base_model().model.language_model
     ids = torch.arange(model.get_base_model().config.text_config.vocab_size)
 
