@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 from typing import Any, Literal
 
+import transformers
 from transformers import AutoImageProcessor, AutoProcessor
 
 from adaptvis.engine import Query
@@ -59,8 +60,18 @@ def load_processor(
 
     Raises:
         ConfigError: torchvision was asked for, and the processor is not to be had with it.
+        CheckpointError: the processor is only to be had with torchvision, which is missing.
     """
-    processor = AutoProcessor.from_pretrained(source, trust_remote_code=trust_remote_code)
+    try:
+        processor = AutoProcessor.from_pretrained(source, trust_remote_code=trust_remote_code)
+    except ImportError as problem:
+        if "torchvision" not in str(problem).lower():
+            raise
+        raise CheckpointError(
+            f"The image processor of {source} needs torchvision in transformers "
+            f"{transformers.__version__}; pip install torchvision, or a later transformers, which "
+            "has more of them for Pillow"
+        ) from None
     own = getattr(processor, "image_processor", None)
     if own is None or getattr(own, "backend", None) in (None, image_backend):
         return processor

@@ -2,14 +2,15 @@
 
 import pytest
 import torch
+import transformers
 from hf.helpers import FAMILIES, Case, image
 from pictures_on_disk import orientation_tag
 from PIL import Image
 
 from adaptvis.engine import Query
-from adaptvis.errors import PromptError
+from adaptvis.errors import CheckpointError, PromptError
 from adaptvis.hf.engine import HFEngine
-from adaptvis.model_inputs import prompt_text
+from adaptvis.model_inputs import load_processor, prompt_text
 
 # The token that the model replaces, where the processor's placeholder is another.
 OTHERS = {"gemma3": ["<image_soft_token>"], "qwen2_vl": ["<|vision_start|>", "<|video_pad|>"]}
@@ -71,3 +72,15 @@ def test_a_query_of_any_mode_is_asked_as_its_rgb_picture() -> None:
     expected = engine.encode([Query("where", (shown,))])["pixel_values"]
     for given in (turned, shown.convert("RGBA"), shown.convert("RGBX")):
         assert torch.equal(engine.encode([Query("where", (given,))])["pixel_values"], expected)
+
+
+def test_a_processor_that_needs_a_missing_torchvision_says_what_to_install(monkeypatch):
+    def lacking(*args, **kwargs):
+        raise ImportError(
+            "\nSmolVLMImageProcessorPil requires the Torchvision library but it was not found in "
+            "your environment. Check out the instructions on the\ninstallation page"
+        )
+
+    monkeypatch.setattr(transformers.AutoProcessor, "from_pretrained", lacking)
+    with pytest.raises(CheckpointError, match=r"^The image processor of m needs torchvision in"):
+        load_processor("m")

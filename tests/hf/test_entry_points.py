@@ -2,6 +2,7 @@
 
 import copy
 import inspect
+import itertools
 import warnings
 
 import pytest
@@ -64,8 +65,11 @@ def test_last_is_the_main_prompts_decision_under_assisted_generation(case, expec
         options = options or {"assistant_model": other}
         found = answer(case, stopping_criteria=StoppingCriteriaList([look]), **options)
         assert [d.confidence for d in handle.last] == pytest.approx([confidence], abs=1e-5)
-        assert look.seen
-        assert all(seen == pytest.approx([confidence], abs=1e-5) for seen in look.seen)
+        # transformers 5.17 asks once before the prompt has run.
+        after = list(itertools.dropwhile(lambda seen: not seen, look.seen))
+        assert len(after) in (len(look.seen), len(look.seen) - 1)
+        assert after
+        assert all(seen == pytest.approx([confidence], abs=1e-5) for seen in after)
     assert torch.equal(found, tokens)
     if other_handle is not None:
         assert other_handle.last[0].alpha == 0.5
