@@ -7,10 +7,10 @@ import itertools
 import pytest
 from vllm import SamplingParams
 from vllm.exceptions import VLLMValidationError
-from vllm.multimodal.cache import LruKeyReplicatedSenderCache
 
 from adaptvis import ScalingVis
 from adaptvis.vllm import image_cache
+from adaptvis.vllm.versions import library
 
 from .engines import make_engine
 from .tiny_llava import write_random_llava
@@ -133,7 +133,7 @@ def test_images_of_refused_requests_are_forgotten_when_the_cache_drops_them(
     llm, monkeypatch
 ) -> None:
     monkeypatch.setattr(image_cache, "_FEW", 4)
-    cache = LruKeyReplicatedSenderCache(llm.llm_engine.vllm_config.model_config)
+    cache = library().sender_cache()(llm.llm_engine.vllm_config.model_config)
     item = llm._preprocess_cmpl_one(new_request().prompt())["mm_kwargs"]["image"][0]
     for index in range(40):
         cache.get_and_update_item((item, []), str(index))
