@@ -33,8 +33,12 @@ ENGINE = (
     "tests/vllm/test_exactness.py",
     "tests/vllm/test_families.py",
     "tests/vllm/test_refusals.py",
+    "tests/vllm/test_refused_offline.py",
     "tests/vllm/test_parameters.py",
     "tests/vllm/test_cache_layout.py",
+    "tests/vllm/test_seams.py",
+    "tests/vllm/test_block_mirror.py",
+    "tests/vllm/test_known_versions.py",
 )
 # transformers before 5.19 wants a huggingface-hub before 2, and that one httpx.
 OLDER_HUB = ("huggingface-hub==1.33.0", "httpx==0.28.1", "httpcore==1.0.9", "h11==0.16.0")
