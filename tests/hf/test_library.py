@@ -31,7 +31,15 @@ def test_the_installed_transformers_is_one_that_the_tests_know():
 
 @pytest.mark.parametrize(
     ("version", "expected"),
-    [("5.17.0", True), ("5.24.3", True), ("5.25.0", False), ("6.0.0", False), ("5.2.0", False)],
+    [
+        ("5.17.0", True),
+        ("5.24.3", True),
+        ("5.25.0", False),
+        ("6.0.0", False),
+        ("5.2.0", False),
+        ("5.24.0.dev0", False),
+        ("5.24.0rc1", False),
+    ],
 )
 def test_a_version_is_known_by_its_series(version, expected):
     assert is_tested(version) is expected
