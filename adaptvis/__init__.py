@@ -47,6 +47,10 @@ __all__ = [
 _FROM_HF = ("Decision", "SteeringHandle", "patch", "steer", "unpatch")
 
 
+def __dir__() -> list[str]:
+    return __all__
+
+
 def __getattr__(name: str) -> Any:
     # transformers and torch load on first use: the vLLM plugin imports this package too.
     if name in _FROM_HF:

@@ -75,7 +75,10 @@ def cache_of(named: Any) -> Cache | None:
     Raises:
         UnsupportedError: there are two, of which the library drops one.
     """
-    found = [cache for name in _CACHE_NAMES if (cache := named.get(name)) is not None]
+    # An output that is asked for the older name, even whether it has it, warns.
+    names = set(named.keys())
+    given = [named[name] for name in _CACHE_NAMES if name in names]
+    found = [cache for cache in given if cache is not None]
     if len(found) > 1 and found[0] is not found[1]:
         raise UnsupportedError(
             f"This call has two key-value caches, {' and '.join(_CACHE_NAMES)}, and transformers "

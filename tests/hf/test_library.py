@@ -7,9 +7,14 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+import torch
 import transformers
 from hf.helpers import TOLERANCE, Case, generate
+from hf.helpers import Case, generate
 from hf.tiny_families import FAMILIES, build
+
+from adaptvis import ScalingVis, steer
+from transformers.utils import generic
 
 from adaptvis import ScalingVis, steer
 from adaptvis.errors import UnsupportedError
@@ -101,7 +106,10 @@ def test_paligemma_is_refused_past_the_first_token_where_the_library_decodes_it_
 def test_a_library_that_lacks_a_name_is_refused_in_one_sentence():
     program = (
         "import transformers.masking_utils as masks; del masks.eager_mask\n"
-        "from adaptvis.errors import UnsupportedError\n"
+        "from transformers.utils import generic
+
+from adaptvis import ScalingVis, steer
+from adaptvis.errors import UnsupportedError\n"
         "try: import adaptvis.hf\n"
         "except UnsupportedError as refusal: print(refusal)"
     )
@@ -126,3 +134,13 @@ def test_only_paligemma_before_its_mend_is_said_to_decode_wrongly():
         model, _ = build(family)
         broken = family == "paligemma" and transformers.__version__.startswith(TESTED[0])
         assert bool(decoding_fault(model)) is broken
+
+
+def test_no_steered_call_uses_a_name_that_the_library_has_deprecated(monkeypatch):
+    case, told = Case("llava"), []
+    monkeypatch.setattr(generic.logger, "warning_once", told.append)
+    with steer(case.model, ScalingVis(alpha=1.5, rows="generated")), torch.no_grad():
+        generate(case.model, case.inputs)
+        generate(case.model, case.inputs, use_cache=False)
+        case.model(**case.inputs, logits_to_keep=1)
+    assert [text for text in told if "deprecated" in text] == []
