@@ -7,13 +7,9 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-import torch
 import transformers
 from hf.helpers import TOLERANCE, Case, generate
-from hf.helpers import Case, generate
 from hf.tiny_families import FAMILIES, build
-
-from adaptvis import ScalingVis, steer
 from transformers.utils import generic
 
 from adaptvis import ScalingVis, steer
@@ -106,10 +102,7 @@ def test_paligemma_is_refused_past_the_first_token_where_the_library_decodes_it_
 def test_a_library_that_lacks_a_name_is_refused_in_one_sentence():
     program = (
         "import transformers.masking_utils as masks; del masks.eager_mask\n"
-        "from transformers.utils import generic
-
-from adaptvis import ScalingVis, steer
-from adaptvis.errors import UnsupportedError\n"
+        "from adaptvis.errors import UnsupportedError\n"
         "try: import adaptvis.hf\n"
         "except UnsupportedError as refusal: print(refusal)"
     )
