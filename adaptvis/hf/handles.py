@@ -111,6 +111,11 @@ class SteeringHandle:
                 they do not fit its rows.
         """
         lengths = checked_lengths(prompt_lengths)
+        if self not in self._stack.handles:
+            raise UnsupportedError(
+                "This handle's patch was removed, or its block left, so nothing would be steered; "
+                "score inside the block, or patch again"
+            )
         scoring = (Block(__name__), lengths)
         self._scorings.append(scoring)
         try:
@@ -232,7 +237,7 @@ def split_configs(
         return None, None, None
     single = isinstance(configs, SteeringConfig)
     if not single and not isinstance(configs, list | tuple):
-        raise ConfigError(_NOT_A_CONFIG.format(type(configs).__name__))
+        raise ConfigError(_not_a_config(configs))
     if not configs:
         raise ConfigError("An empty list steers nothing; None switches steering off")
     items = [configs] if single else configs
@@ -247,7 +252,7 @@ def split_configs(
         elif isinstance(item, ScalingVis | AdaptVis):
             attention.append(item)
         else:
-            raise ConfigError(_NOT_A_CONFIG.format(type(item).__name__))
+            raise ConfigError(_not_a_config(item))
     if len(attention) > 1 or len(norms) > 1 or len(amplify) > 1:
         raise ConfigError(
             "One patch takes at most one attention method, one NormRescale and one Amplify, got "
@@ -256,10 +261,14 @@ def split_configs(
     return next(iter(attention), None), next(iter(norms), None), next(iter(amplify), None)
 
 
-_NOT_A_CONFIG = (
-    "Steering takes ScalingVis, AdaptVis, NormRescale or Amplify, got {}; "
-    "adaptvis.config.parse_config builds one from a mapping"
-)
+def _not_a_config(value: Any) -> str:
+    if isinstance(value, type) and issubclass(value, SteeringConfig):
+        return f"Steering takes a configuration and got the class; write {value.__name__}(...)"
+    return (
+        "Steering takes ScalingVis, AdaptVis, NormRescale or Amplify, got "
+        f"{type(value).__name__}; adaptvis.config.parse_config builds one from a mapping"
+    )
+
 
 _ELSEWHERE = (
     "This model is steered by a with-block of another thread, task or generator only, so this call "

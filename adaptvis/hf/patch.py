@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import warnings
 import weakref
 from collections.abc import Callable
 from contextlib import AbstractContextManager, ContextDecorator, suppress
@@ -13,7 +14,7 @@ from typing import Any
 from torch import nn
 
 from adaptvis.config import AdaptVis, ScalingVis
-from adaptvis.errors import ConfigError, UnknownFamilyError, UnsupportedError
+from adaptvis.errors import AdaptVisWarning, ConfigError, UnknownFamilyError, UnsupportedError
 from adaptvis.hf.blocks import Block
 from adaptvis.hf.families import family_for
 from adaptvis.hf.handles import LOCK, Configs, Stack, SteeringHandle, split_configs
@@ -126,11 +127,22 @@ class _SteerBlock(ContextDecorator):
     ) -> None:
         self._arguments = (model, config, processor, lengths)
         self._handle: SteeringHandle | None = None
+        self._is_used = False
+
+    def __del__(self) -> None:
+        if not self._is_used:
+            warnings.warn(
+                "adaptvis.steer was called and its block never entered, so nothing was steered; "
+                "write `with adaptvis.steer(...):`, or call adaptvis.patch",
+                AdaptVisWarning,
+                stacklevel=2,
+            )
 
     def _recreate_cm(self) -> _SteerBlock:
         return _SteerBlock(*self._arguments)
 
     def __call__(self, function: Any) -> Any:
+        self._is_used = True
         kinds: tuple[Callable[[Any], bool], ...] = (
             inspect.iscoroutinefunction,
             inspect.isgeneratorfunction,
@@ -146,6 +158,7 @@ class _SteerBlock(ContextDecorator):
     def __enter__(self) -> SteeringHandle:
         if self._handle is not None:
             raise ConfigError("This block has been entered before; call adaptvis.steer once more")
+        self._is_used = True
         block = Block(__name__)
         try:
             self._handle = _patch(*self._arguments, block)
@@ -156,8 +169,8 @@ class _SteerBlock(ContextDecorator):
 
     def __exit__(self, kind: Any, error: Any, traceback: Any) -> None:
         handle = self._handle
-        assert handle is not None
-        assert handle.block is not None
+        if handle is None or handle.block is None:
+            return
         handle.block.close()
         # The block's own error is the one to see.
         with suppress(*([] if error is None else [UnsupportedError])):

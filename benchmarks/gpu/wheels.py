@@ -116,6 +116,10 @@ def normal(name: str) -> str:
 def _present(options: argparse.Namespace) -> dict[str, str]:
     """Version by name, of this machine or of the one that was described."""
     if options.has is not None:
+        if not options.has.is_file():
+            sys.exit(
+                f"--has names no file: {options.has}; write `pip list --format=freeze` into it"
+            )
         lines = options.has.read_text(encoding="utf-8").splitlines()
         pairs = [line.split("==") for line in lines if line.count("==") == 1]
         return {normal(name.strip()): version.strip() for name, version in pairs}

@@ -17,7 +17,7 @@ from transformers import (
 )
 
 from adaptvis import AdaptVis, AdaptVisWarning, ScalingVis, patch, steer
-from adaptvis.errors import UnsupportedError
+from adaptvis.errors import ConfigError, UnsupportedError
 
 CONFIG = AdaptVis(alpha_low=1.5, alpha_high=1.8, threshold=0.0)
 STEPS = 8
@@ -213,3 +213,31 @@ def test_calling_past_the_models_forward_says_that_nothing_is_steered(case):
                 answer(case)
                 with handle.paused():
                     inner(**case.inputs)
+
+
+def test_a_steer_block_that_is_never_entered_is_told(case):
+    with pytest.warns(AdaptVisWarning, match="never entered, so nothing was steered"):
+        steer(case.model, CONFIG)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        with steer(case.model, CONFIG):
+            pass
+
+        @steer(case.model, CONFIG)
+        def decorated():
+            return answer(case)
+
+        decorated()
+        del decorated
+
+
+def test_scoring_by_a_handle_that_steers_no_more_is_refused(case):
+    with steer(case.model, CONFIG) as handle:
+        pass
+    with pytest.raises(UnsupportedError, match="or its block left"), handle.scoring(5):
+        pass
+
+
+def test_a_configurations_class_is_told_from_a_configuration(case):
+    with pytest.raises(ConfigError, match=r"got the class; write AdaptVis\(\.\.\.\)"):
+        patch(case.model, AdaptVis)
