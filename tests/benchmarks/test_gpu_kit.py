@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 ROOT = Path(__file__).resolve().parents[2]
 KIT = ROOT / "benchmarks" / "gpu" / "run.py"
@@ -207,3 +208,49 @@ def test_a_target_is_judged_by_its_worst_value(gpu: Any) -> None:
     assert judged("x", 1.02, [1.0, 1.03], at_most=True).verdict == "not met"
     assert judged("x", 0.98, [0.97, 1.0], at_most=False).verdict == "not met"
     assert judged("x", 0.98, [], at_most=False).verdict == "not measured"
+
+
+@pytest.mark.parametrize("status", ["wrong", "failed", "skipped"])
+def test_a_kernel_that_was_not_found_right_is_tried_again(
+    gpu: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, status: str
+) -> None:
+    from adaptvis_kernels import device_check
+
+    (part, *_) = device_check.checks(small=True)
+    monkeypatch.setattr(device_check, "choose_device", lambda smoke: torch.device("cpu"))
+    monkeypatch.setattr(
+        device_check,
+        "run_checks",
+        lambda chosen, *_, **__: [device_check.Checked(part, status, detail="out of memory")],
+    )
+    setting = gpu("setting").Setting(True, tmp_path, 60, "command")
+    store = gpu("store").Store(tmp_path / "parts.jsonl", "key")
+    for name, result in gpu("stages.correctness").results(setting, [part.name]):
+        store.add(name, result)
+    assert store.results[part.name]["problem"] == f"{status}: out of memory"
+    assert gpu("store").Store(tmp_path / "parts.jsonl", "key").results == {}
+
+
+def test_git_is_asked_once_however_many_parts_are_written(
+    gpu: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    setting = gpu("setting")
+    getattr(setting._commit, "cache_clear", lambda: None)()
+    calls = []
+    real = subprocess.run
+    monkeypatch.setattr(setting.subprocess, "run", lambda *a, **k: calls.append(a) or real(*a, **k))
+    assert setting.versions() == setting.versions() == setting.versions()
+    assert len(calls) <= 2
+
+
+def test_the_page_of_the_families_says_why_tests_were_skipped(gpu: Any, tmp_path: Path) -> None:
+    families = gpu("stages.families")
+    (tmp_path / "report.xml").write_text(
+        '<testsuites><testsuite><testcase name="a"/><testcase name="b">'
+        '<skipped message="needs torchvision"/></testcase></testsuite></testsuites>'
+    )
+    result = families._counted(tmp_path / "report.xml")
+    assert "problem" not in result
+    page = families.page({"tests/hf/test_exactness.py": result}, False)
+    assert "| tests/hf/test_exactness.py | 1 | 1 |" in page
+    assert "- needs torchvision" in page

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from hf import tiny_families
 from hf.helpers import FAMILIES, Case, generate
 from transformers import LlamaConfig, LlamaForCausalLM, LlavaConfig
 
@@ -13,6 +14,28 @@ from adaptvis.hf.families import Family, family_for, known_families, register_fa
 
 def test_every_family_of_the_table_is_tested():
     assert set(known_families()) == set(FAMILIES)
+
+
+@pytest.mark.parametrize(
+    ("family", "version", "skips"),
+    [
+        ("idefics3", "5.16.0", True),
+        ("smolvlm", "5.17.1", True),
+        ("idefics3", "5.18.0", False),
+        ("llava", "5.16.0", False),
+    ],
+)
+def test_only_two_families_are_skipped_for_want_of_torchvision_and_only_before_5_18(
+    monkeypatch, family, version, skips
+):
+    def without_torchvision():
+        raise ImportError("Processor requires the Torchvision library but it was not found")
+
+    monkeypatch.setitem(tiny_families._BUILDERS, family, without_torchvision)
+    monkeypatch.setattr(tiny_families.transformers, "__version__", version)
+    raised = pytest.skip.Exception if skips else ImportError
+    with pytest.raises(raised, match="orchvision"):
+        tiny_families.build.__wrapped__(family)
 
 
 def test_a_text_model_is_refused_with_the_known_families():

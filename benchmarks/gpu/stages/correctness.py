@@ -31,7 +31,7 @@ def results(setting: Setting, wanted: list[str]) -> Iterator[tuple[str, Result]]
     chosen = [check for check in checks(small=setting.smoke) if check.name in wanted]
     for checked in run_checks(chosen, device, jobs=jobs_of(device)):
         result = checked.to_dict()
-        if checked.status in ("wrong", "failed"):
+        if checked.status != "right":
             result["problem"] = f"{checked.status}: {checked.detail}"
         yield checked.check.name, result
 

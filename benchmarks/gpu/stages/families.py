@@ -79,9 +79,13 @@ def _counted(report: Path) -> Result:
     """Of pytest's XML: how many there were, and what each failure said."""
     tests = failed = skipped = 0
     problems = []
+    reasons = set()
     for case in ElementTree.parse(report).getroot().iter("testcase"):
         tests += 1
-        skipped += case.find("skipped") is not None
+        left_out = case.find("skipped")
+        if left_out is not None:
+            skipped += 1
+            reasons.add((left_out.get("message") or "").strip())
         wrong = case.find("failure")
         wrong = case.find("error") if wrong is None else wrong
         if wrong is not None:
@@ -89,6 +93,7 @@ def _counted(report: Path) -> Result:
             message = (wrong.get("message") or "").strip().splitlines()
             problems.append(f"{case.get('name')}: {message[0] if message else ''}"[:300])
     result: Result = {"tests": tests, "failed": failed, "skipped": skipped, "problems": problems}
+    result["reasons"] = sorted(reasons - {""})
     if failed:
         result["problem"] = f"{failed} of {tests} failed, the first: {problems[0]}"
     elif not tests:
@@ -101,6 +106,9 @@ def page(results: dict[str, Result], smoke: bool) -> list[str]:
     for name, result in results.items():
         passed = result["tests"] - result["skipped"] - result["failed"]
         lines.append(f"| {name} | {passed} | {result['skipped']} |")
+    reasons = {reason for result in results.values() for reason in result.get("reasons", ())}
+    if reasons:
+        lines += ["", "Skipped were:", "", *(f"- {reason}" for reason in sorted(reasons))]
     return [*lines, ""]
 
 

@@ -1,4 +1,5 @@
-"""``python -m adaptvis_kernels.device_check [--smoke]``: exit status 1 where a kernel is wrong."""
+"""``python -m adaptvis_kernels.device_check [--smoke]``: exit status 1 where a kernel is wrong or
+could not be checked."""
 
 from __future__ import annotations
 
@@ -15,12 +16,14 @@ def main() -> int:
     parser.add_argument("--smoke", action="store_true", help="in Triton's interpreter, no times")
     smoke = parser.parse_args().smoke
     try:
-        text, right = device_report(smoke=smoke, say=lambda line: print(line, file=sys.stderr))
-    except NoDevice as problem:
-        print(problem, file=sys.stderr)
+        text, problem = device_report(smoke=smoke, say=lambda line: print(line, file=sys.stderr))
+    except NoDevice as reason:
+        print(reason, file=sys.stderr)
         return 2
     print(text, end="")
-    return 0 if right else 1
+    if problem:
+        print(problem, file=sys.stderr)
+    return 1 if problem else 0
 
 
 if __name__ == "__main__":

@@ -122,11 +122,17 @@ def _runtime() -> str:
 _ASKED = "driver_version,clocks.sm,clocks.max.sm,clocks.mem,power.draw,power.limit,temperature.gpu"
 
 
+def _identifier(device: torch.device) -> str:
+    """The driver counts all devices; torch, those that CUDA_VISIBLE_DEVICES names, in its order."""
+    uuid = getattr(torch.cuda.get_device_properties(device), "uuid", None)
+    return str(device.index or 0) if uuid is None else f"GPU-{uuid}"
+
+
 def _asked_of_the_driver(device: torch.device) -> tuple[str, str]:
     tool = shutil.which("nvidia-smi")
     if tool is None:
         return "unknown", "unknown"
-    query = [tool, f"--query-gpu={_ASKED}", "--format=csv,noheader", f"--id={device.index or 0}"]
+    query = [tool, f"--query-gpu={_ASKED}", "--format=csv,noheader", f"--id={_identifier(device)}"]
     try:
         done = subprocess.run(query, capture_output=True, text=True, timeout=30, check=True)
     except (OSError, subprocess.SubprocessError):

@@ -18,8 +18,8 @@ __all__ = ["checked_table", "device_report", "jobs_of", "machine_table"]
 
 def device_report(
     *, smoke: bool = False, versions: dict[str, str] | None = None, say: Callable[[str], None]
-) -> tuple[str, bool]:
-    """The block, and whether every kernel is right.
+) -> tuple[str, str]:
+    """The block, and a sentence where a kernel is wrong or was not checked, else "".
 
     Args:
         smoke: in Triton's interpreter, on small shapes; no times.
@@ -40,11 +40,28 @@ def device_report(
     lines += checked_table(done)
     # Broken kernels may have left the device's context unusable.
     if not any(checked.status == "failed" for checked in done):
-        # Graphs cannot be captured on the default stream; without a stream nothing happens here.
-        with torch.cuda.stream(torch.cuda.Stream() if device.type == "cuda" else None):
-            ceilings = measure_ceilings(device, smoke=smoke)
-            lines += _speed_table(ceilings, speeds(device, ceilings, small=smoke), smoke)
-    return "\n".join(lines) + "\n", all(c.status in ("right", "skipped") for c in done)
+        try:
+            # Graphs cannot be captured on the default stream; without a stream nothing happens.
+            with torch.cuda.stream(torch.cuda.Stream() if device.type == "cuda" else None):
+                ceilings = measure_ceilings(device, smoke=smoke)
+                lines += _speed_table(ceilings, speeds(device, ceilings, small=smoke), smoke)
+        except torch.OutOfMemoryError:
+            lines.append("No times: out of memory.")
+    return "\n".join(lines) + "\n", _problem(done)
+
+
+def _problem(done: Sequence[Checked]) -> str:
+    """What keeps the kernels from being called right here; "" where nothing does."""
+    if any(checked.status not in ("right", "skipped") for checked in done):
+        return "A kernel is not right on this GPU; ADAPTVIS_BACKEND=torch steers without them"
+    kinds = {status: set[tuple[str, str]]() for status in ("right", "skipped")}
+    for checked in done:
+        kinds[checked.status].add((checked.check.op, checked.check.dtype))
+    unchecked = sorted(kinds["skipped"] - kinds["right"])
+    if not unchecked:
+        return ""
+    names = ", ".join(f"{op} in {dtype}" for op, dtype in unchecked)
+    return f"Memory was too short to check {names}; free memory on this GPU and run it again"
 
 
 def jobs_of(device: torch.device) -> int:

@@ -2,6 +2,7 @@
 
 import functools
 import math
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -20,7 +21,7 @@ from adaptvis_kernels.device_check import (
     report,
     run_checks,
 )
-from adaptvis_kernels.device_check.correctness import check
+from adaptvis_kernels.device_check.correctness import LIMITS, _error, check, relative_error
 
 pytestmark = pytest.mark.skipif(torch.cuda.is_available(), reason="made for the interpreter")
 CPU = torch.device("cpu")
@@ -68,6 +69,54 @@ def test_a_result_that_is_slightly_off_is_wrong(monkeypatch: pytest.MonkeyPatch)
     assert found.error == pytest.approx(10, rel=0.01)
 
 
+@pytest.mark.parametrize(
+    ("dtype", "factor"), [(torch.bfloat16, 0), (torch.bfloat16, 1.1), (torch.float16, 1.1)]
+)
+def test_one_wrong_row_among_many_is_wrong_and_rounding_is_not(
+    dtype: torch.dtype, factor: float
+) -> None:
+    expected = torch.randn(
+        1, 32, 2048, 16, generator=torch.Generator().manual_seed(0), dtype=torch.float64
+    )
+    # The short rows of a long prefill, and one whose terms cancel.
+    expected[:, :, 8:] /= 20
+    expected[0, 0, 5] /= 1e4
+    rounding = (
+        torch.finfo(dtype).eps
+        / 2
+        * torch.randn(
+            expected.shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64
+        )
+    )
+    sound = (expected * (1 + rounding)).to(dtype)
+    assert _error(sound, expected, rows=True) < LIMITS[dtype]
+    wrong = sound.clone()
+    wrong[0, 7, -1] *= factor
+    assert relative_error(wrong, expected) < LIMITS[dtype]
+    assert _error(wrong, expected, rows=True) > LIMITS[dtype]
+
+
+def test_one_wrong_number_among_many_is_wrong() -> None:
+    expected = 8 + torch.rand(
+        2, 32, 2048, generator=torch.Generator().manual_seed(0), dtype=torch.float64
+    )
+    expected[0, 0, 0] = -math.inf
+    expected[0, 1, 0] = math.nan
+    sound = expected.float()
+    sound[0, 1, 0] = 3
+    limit = LIMITS[torch.float32]
+    assert _error(sound, expected, rows=False) < limit / 10
+    sound[1, 3, -1] *= 1.01
+    assert relative_error(sound[1], expected[1]) < limit
+    assert _error(sound, expected, rows=False) > limit
+
+
+def test_a_row_of_nothing_that_got_something_is_wrong() -> None:
+    expected = torch.zeros(2, 4, 8, dtype=torch.float64)
+    assert _error(expected.float(), expected, rows=True) == 0
+    assert _error(expected.float() + 1, expected, rows=True) == math.inf
+
+
 def test_a_number_that_was_never_written_is_wrong(monkeypatch: pytest.MonkeyPatch) -> None:
     def forget(confidence: Any, alpha: Any) -> Any:
         confidence[-1] = math.nan
@@ -108,16 +157,53 @@ def test_the_report_has_the_machine_the_checks_and_no_times(
 ) -> None:
     monkeypatch.setattr(report, "checks", lambda small: SELECT)
     monkeypatch.setattr(report, "speeds", lambda *_, **__: iter(()))
-    text, right = device_report(smoke=True, versions={"adaptvis": "1.2"}, say=lambda _: None)
-    assert right
+    text, problem = device_report(smoke=True, versions={"adaptvis": "1.2"}, say=lambda _: None)
+    assert problem == ""
     assert f"| torch | {torch.__version__} |" in text
     assert "| adaptvis | 1.2 |" in text
     assert "| select_alpha | float32 | 1 | 1 |" in text
     assert "GB/s" not in text
     _replace(monkeypatch, lambda confidence, alpha: (confidence, 2 * alpha))
-    text, right = device_report(smoke=True, say=lambda _: None)
-    assert not right
+    text, problem = device_report(smoke=True, say=lambda _: None)
+    assert problem.startswith("A kernel is not right on this GPU")
     assert "**wrong**: select_alpha" in text
+
+
+def test_kernels_that_memory_was_too_short_to_check_are_not_called_right(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def short(*_: Any, **__: Any) -> Any:
+        raise torch.OutOfMemoryError
+
+    rest = [one for one in checks(small=True) if one.case == "40, clip only, no weight gradient"]
+    monkeypatch.setattr(report, "checks", lambda small: [*SELECT, *rest])
+    monkeypatch.setattr(report, "measure_ceilings", short)
+    text, problem = device_report(smoke=True, say=lambda _: None)
+    assert problem == ""
+    assert "No times: out of memory." in text
+    _replace(monkeypatch, short)
+    text, problem = device_report(smoke=True, say=lambda _: None)
+    names = ", ".join(sorted(f"select_alpha in {one.dtype}" for one in SELECT))
+    assert problem == (
+        f"Memory was too short to check {names}; free memory on this GPU and run it again"
+    )
+    # One case that was checked is enough.
+    done = [Checked(SELECT[0], "skipped"), Checked(SELECT[0], "right", 0.1)]
+    assert report._problem(done) == ""
+
+
+@pytest.mark.parametrize(("uuid", "asked"), [("1-2", "--id=GPU-1-2"), (None, "--id=1")])
+def test_the_driver_is_asked_about_the_device_that_torch_uses(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, uuid: str | None, asked: str
+) -> None:
+    tool = tmp_path / "nvidia-smi"
+    row = "595, 1 MHz, 2 MHz, 3 MHz, 4 W, 5 W, 6"
+    tool.write_text(f"#!/bin/sh\ncase \"$*\" in *{asked}) echo '{row}';; *) exit 6;; esac\n")
+    tool.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
+    properties = SimpleNamespace() if uuid is None else SimpleNamespace(uuid=uuid)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: properties)
+    assert machine._asked_of_the_driver(torch.device("cuda", 1))[0] == "595"
 
 
 def test_an_unknown_gpu_is_one_sentence_with_the_way_out(monkeypatch: pytest.MonkeyPatch) -> None:
