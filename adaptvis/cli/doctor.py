@@ -146,19 +146,21 @@ def _engines() -> Iterator[Row]:
 
 def _vllm() -> Row:
     from adaptvis.cli.models import vllm_is_installed
-    from adaptvis.vllm.plugin import DISABLE, check_vllm
+    from adaptvis.vllm.plugin import DISABLE, check_vllm, installed_version
+    from adaptvis.vllm.support import switched_on
 
     if not vllm_is_installed():
         return "engine vllm", "not installed", _ABSENT
     try:
+        if switched_on(DISABLE):
+            text = f"{installed_version()}; nothing is steered: {DISABLE} is set"
+            return "engine vllm", text, _ABSENT
         verdict = check_vllm()
     except AdaptVisError as problem:
         return "engine vllm", str(problem), _BAD
     found = verdict.version
     plugins = {p.name for p in entry_points(group="vllm.general_plugins")}
     named = os.environ.get("VLLM_PLUGINS")
-    if os.environ.get(DISABLE, "") not in ("", "0"):
-        return "engine vllm", f"{found}; nothing is steered: {DISABLE} is set", _ABSENT
     if "adaptvis" not in plugins:
         text = "its plugin is not registered; install adaptvis into this environment"
         return "engine vllm", f"{found}; {text}", _BAD

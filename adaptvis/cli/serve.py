@@ -153,10 +153,15 @@ def _become(command: Sequence[str], environment: Mapping[str, str]) -> NoReturn:
 def _check_vllm(environment: Mapping[str, str], configs: Sequence[SteeringConfig]) -> None:
     """Raises UnsupportedError or ConfigError where the server would start and not steer."""
     from adaptvis.vllm.plugin import DISABLE, check_vllm
-    from adaptvis.vllm.support import switched_on
+    from adaptvis.vllm.support import RUST_FRONT_END, rust_front_end, switched_on
 
     if not switched_on(DISABLE, environment):
         check_vllm()
+        if rust_front_end(environment) and any(not isinstance(c, NormRescale) for c in configs):
+            raise ConfigError(
+                f"{RUST_FRONT_END} is set, and adaptvis cannot steer behind vLLM's Rust front end; "
+                "unset it, or leave the steering options out"
+            )
     elif configs:
         raise ConfigError(
             f"{DISABLE} switches steering off, so the steering options would do nothing; unset it, "

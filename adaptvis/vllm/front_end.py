@@ -70,6 +70,9 @@ class Policy:
     heads: int = 0
 
 
+_POOLING = Policy(ServerSteering(), "only requests that generate text can be steered")
+
+
 class _Placed(NamedTuple):
     """As vLLM's features of a prompt, before there are any."""
 
@@ -128,6 +131,7 @@ def install_front_end() -> None:
 
 def _read(processor: Any, params: Any) -> AttentionConfig | None:
     if not isinstance(params, SamplingParams):
+        request_config(_POOLING, getattr(params, "extra_kwargs", None), "extra_kwargs")
         return None
     return request_config(processor._adaptvis_policy, params.extra_args, "extra_args")
 

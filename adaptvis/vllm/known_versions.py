@@ -60,10 +60,10 @@ class Verdict:
             return ""
         named = "; ".join(self.differs[:_NAMED])
         more = len(self.differs) - _NAMED
-        tables = known_versions()
         return (
-            f"this vLLM {self.version} is not as any that adaptvis knows ({tables[0]} to "
-            f"{tables[-1]}); beside {self.like}, {named}{f'; and {more} more' if more > 0 else ''}"
+            f"this vLLM {self.version} is not as any that adaptvis knows "
+            f"({', '.join(known_versions())}); beside {self.like}, {named}"
+            f"{f'; and {more} more' if more > 0 else ''}"
         )
 
 

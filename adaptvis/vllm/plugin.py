@@ -37,7 +37,7 @@ def register() -> None:
 
     Cheap, and the same however often it is called. On a vLLM that is not known, requests that ask
     for steering are refused and nothing else changes; with ``ADAPTVIS_UNTESTED=1`` it is steered
-    all the same, and with ``ADAPTVIS_STRICT=1`` nothing starts.
+    all the same. With ``ADAPTVIS_STRICT=1`` nothing starts there, or where it was only read.
 
     Raises:
         UnsupportedError: as ``ADAPTVIS_STRICT=1`` says; or the vLLM lacks what is needed.
@@ -46,8 +46,7 @@ def register() -> None:
         logger.info("adaptvis is switched off by %s.", DISABLE)
         return
     found = verdict()
-    if not found.known and switched_on(STRICT):
-        raise UnsupportedError(f"{found.reason}; {way_out()}, or unset {STRICT}")
+    _check_strict(found)
     if not found.known and not switched_on(UNTESTED):
         from adaptvis.vllm.refusal import install_refusal
 
@@ -74,8 +73,15 @@ def register() -> None:
         ) from problem
 
 
+def _check_strict(found: Verdict) -> None:
+    if switched_on(STRICT) and not (found.known and found.tested):
+        read = f"vLLM {found.version} was read for adaptvis, and its tests were not run on it"
+        raise UnsupportedError(f"{found.reason or read}; {way_out()}")
+
+
 def _install() -> None:
     from adaptvis.vllm.beam_search import install_beam_search
+    from adaptvis.vllm.engine_guard import install_engine_guard
     from adaptvis.vllm.front_end import install_front_end
     from adaptvis.vllm.image_cache import install_image_cache
     from adaptvis.vllm.metrics import install_metrics
@@ -86,6 +92,7 @@ def _install() -> None:
 
     install_models()
     install_front_end()
+    install_engine_guard()
     install_image_cache()
     install_server_requests()
     install_beam_search()
@@ -101,18 +108,23 @@ def _say(message: str, *arguments: str) -> None:
 
 
 def way_out() -> str:
-    """What to do about an unknown vLLM, as a clause."""
+    """What to do about a vLLM that is not steered, as a clause."""
     tested = ", ".join(known_versions(tested=True))
-    return f"install one that was tested ({tested}), or set {UNTESTED}=1 to steer it at your risk"
+    other = (
+        f"unset {STRICT}" if switched_on(STRICT) else f"set {UNTESTED}=1 to steer it at your risk"
+    )
+    return f"install one that was tested ({tested}), or {other}"
 
 
 def check_vllm() -> Verdict:
     """The verdict on a vLLM that would be steered if it were started now.
 
     Raises:
-        UnsupportedError: it is not installed, or it is unknown and nothing says to steer it.
+        UnsupportedError: it is not installed, or it is unknown and nothing says to steer it, or
+            ``ADAPTVIS_STRICT=1`` says not to.
     """
     found = verdict()
-    if not found.known and (switched_on(STRICT) or not switched_on(UNTESTED)):
+    _check_strict(found)
+    if not found.known and not switched_on(UNTESTED):
         raise UnsupportedError(f"{found.reason}; {way_out()}")
     return found

@@ -8,17 +8,14 @@ from __future__ import annotations
 
 import functools
 import importlib
-import logging
-import sys
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from adaptvis.errors import ConfigError, UnsupportedError
 from adaptvis.vllm.parameters import FIELD, read_request, read_server, ticket_of
+from adaptvis.vllm.versions.v0_32 import warn_of_bodies
 
 __all__ = ["install_refusal"]
-
-logger = logging.getLogger("vllm.adaptvis")
 
 # By what every request passes; one of each group must be there.
 _ENTRANCES: tuple[tuple[str, ...], ...] = (
@@ -35,8 +32,13 @@ _ENTRANCES: tuple[tuple[str, ...], ...] = (
     ("vllm.v1.engine.async_llm:AsyncLLM.__init__",),
     ("vllm.v1.engine.llm_engine:LLMEngine.__init__",),
 )
-# Where front ends that steer hand their requests to an engine that does not.
-_ENGINE = "vllm.v1.engine.core:EngineCore.preprocess_add_request"
+# Where front ends without the plugin hand over requests and defaults. An engine in a process of its
+# own loads the plugin in its constructor, and makes its executor after that.
+_ENGINE = (
+    "vllm.v1.engine.core:EngineCore.preprocess_add_request",
+    "vllm.v1.engine.core:EngineCore.__init__",
+    "vllm.v1.executor.abstract:Executor.__init__",
+)
 
 
 def install_refusal(reason: str) -> None:
@@ -55,8 +57,8 @@ def install_refusal(reason: str) -> None:
                 f"{reason}; and adaptvis cannot even refuse steering there, because {group[0]} is "
                 "missing: run this vLLM with ADAPTVIS_DISABLE=1"
             )
-    if _ENGINE.partition(":")[0] in sys.modules:
-        _guard(_ENGINE, reason)
+    for place in _ENGINE:
+        _guard(place, reason)
     _guard_servers(reason)
 
 
@@ -75,8 +77,10 @@ def _guard(place: str, reason: str) -> bool:
     def guarded(*args: Any, **kwargs: Any) -> Any:
         # The first is the engine itself.
         for value in _values([*args[1:], *kwargs.values()]):
-            for parameters in (value, getattr(value, "sampling_params", None)):
-                _refuse_request(getattr(parameters, "extra_args", None), reason)
+            inner = (getattr(value, name, None) for name in ("sampling_params", "pooling_params"))
+            for parameters in (value, *inner):
+                for name in ("extra_args", "extra_kwargs"):
+                    _refuse_request(getattr(parameters, name, None), reason)
             if hasattr(value, "additional_config"):
                 _refuse_server(value.additional_config, reason)
         return original(*args, **kwargs)
@@ -131,9 +135,6 @@ def _guard_servers(reason: str) -> None:
             policy = Policy(ServerSteering(), reason)
 
         library().add_to_servers(Refusing)
-    except (ImportError, AttributeError) as problem:
-        logger.warning(
-            "adaptvis cannot look through the bodies of HTTP requests on this vLLM (%s): steering "
-            "outside of vllm_xargs is passed over there without a word.",
-            problem,
-        )
+    except Exception as problem:
+        # Whatever it is, the server is no worse off than without adaptvis.
+        warn_of_bodies(problem)

@@ -104,8 +104,9 @@ SEAMS: tuple[Seam, ...] = (
     ),
     _names(
         "vllm.v1.engine:EngineCoreRequest",
-        *("mm_features", "prompt_token_ids", "request_id", "sampling_params"),
+        *("mm_features", "pooling_params", "prompt_token_ids", "request_id", "sampling_params"),
     ),
+    _function("vllm.v1.engine.core:EngineCore.preprocess_add_request"),
     # The scheduler.
     _function("vllm.v1.core.kv_cache_utils:generate_block_hash_extra_keys", body=True),
     _names(

@@ -23,10 +23,13 @@ FAMILIES = (
     "smolvlm",
 )
 UNTESTED = "ADAPTVIS_UNTESTED"
+RUST_FRONT_END = "VLLM_USE_RUST_FRONTEND"
 
 __all__ = [
+    "RUST_FRONT_END",
     "UNTESTED",
     "misread",
+    "rust_front_end",
     "sees_last_image_token",
     "switched_on",
     "unsupported",
@@ -38,6 +41,11 @@ def switched_on(variable: str, environment: Mapping[str, str] = os.environ) -> b
     """Whether an environment variable says yes: it is set, and not to a word for no."""
     value = environment.get(variable, "").strip().casefold()
     return value not in ("", "0", "false", "no", "off", "none")
+
+
+def rust_front_end(environment: Mapping[str, str] = os.environ) -> bool:
+    """Whether `vllm serve` would start its Rust front end, which plugins do not reach."""
+    return switched_on(RUST_FRONT_END, environment)
 
 
 def unsupported(vllm_config: Any) -> str:

@@ -12,8 +12,8 @@ from typing import Any
 from vllm.v1.worker.worker_base import WorkerBase, WorkerWrapperBase
 
 from adaptvis.errors import UnsupportedError
-from adaptvis.vllm.known_versions import verdict
-from adaptvis.vllm.support import UNTESTED, switched_on
+from adaptvis.vllm.engine_guard import check_front_end
+from adaptvis.vllm.plugin import DISABLE, check_vllm
 
 __all__ = ["DECISIONS", "TOTALS", "install_worker"]
 
@@ -33,6 +33,7 @@ def install_worker() -> None:
     def hooked(self: Any) -> None:
         from adaptvis.vllm.norms import install_norm_rescale
 
+        check_front_end(self.vllm_config)
         if self.vllm_config.use_v2_model_runner:
             from adaptvis.vllm.runner_v2 import install_runner_v2 as install_runner
         else:
@@ -53,12 +54,13 @@ def _check_runner() -> None:
     Raises:
         UnsupportedError: requests would be taken for steered, and not be.
     """
-    found = verdict()
-    if not found.known and not switched_on(UNTESTED):
+    try:
+        check_vllm()
+    except UnsupportedError as error:
         raise UnsupportedError(
-            f"adaptvis cannot steer this engine: {found.reason}; take what changes it away, set "
-            f"{UNTESTED}=1, or run vLLM with ADAPTVIS_DISABLE=1"
-        )
+            f"adaptvis cannot steer this engine: {error}, take away what changes "
+            f"it, or run vLLM with {DISABLE}=1"
+        ) from None
 
 
 def _decisions(self: Any, request_ids: list[str] | None = None) -> dict[str, dict[str, Any]]:

@@ -127,6 +127,21 @@ def test_which_vllm_is_installed(
         assert word in found
 
 
+def test_a_plugin_that_is_switched_off_is_named_whatever_vllm_is_installed(
+    adaptvis: Adaptvis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    unknown = Verdict("0.99.0", "0.33.0", False, ("AsyncLLM.generate is missing",))
+    monkeypatch.setattr(models, "vllm_is_installed", lambda: True)
+    monkeypatch.setattr(plugin, "installed_version", lambda: "0.99.0")
+    monkeypatch.setattr(plugin, "verdict", lambda: unknown)
+    monkeypatch.setenv(plugin.DISABLE, "1")
+    found = rows(adaptvis("doctor").out)["engine vllm"]
+    assert found.startswith("0.99.0; nothing is steered: ADAPTVIS_DISABLE is set")
+    monkeypatch.setenv(plugin.DISABLE, "false")
+    monkeypatch.setattr(plugin, "verdict", lambda: Verdict("0.32.1", "0.32.0", True))
+    assert "0.32.1 (tested)" in rows(adaptvis("doctor").out)["engine vllm"]
+
+
 def test_check_says_of_every_family_whether_it_is_steered(adaptvis: Adaptvis) -> None:
     result = adaptvis("doctor", "--check")
     assert result.code == 0, result.out

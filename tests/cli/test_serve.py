@@ -282,3 +282,12 @@ def test_steering_that_is_switched_off_is_refused(
     monkeypatch.setenv(plugin.DISABLE, "1")
     assert_one_sentence(adaptvis("serve", MODEL, "--alpha", 2), plugin.DISABLE, "unset")
     assert "--additional-config" not in start(MODEL).arguments
+
+
+def test_defaults_behind_the_rust_front_end_are_refused(
+    start: Start, adaptvis: Adaptvis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("VLLM_USE_RUST_FRONTEND", "1")
+    assert_one_sentence(adaptvis("serve", MODEL, "--alpha", 2), "VLLM_USE_RUST_FRONTEND", "unset")
+    # Workers do this one.
+    assert "--additional-config" in start(MODEL, "--norm-rescale", 1).arguments

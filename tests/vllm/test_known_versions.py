@@ -35,6 +35,11 @@ _WHAT_DIFFERS = "InputProcessor.process_inputs was replaced by planted"
 _REFUSED_OFFLINE = """
 from vllm import LLM, SamplingParams
 from vllm.exceptions import VLLMValidationError
+from types import SimpleNamespace
+from vllm import PoolingParams
+from vllm.v1.engine.core import EngineCore
+from vllm.v1.engine.llm_engine import LLMEngine
+from vllm.v1.executor.abstract import Executor
 from adaptvis.errors import UnsupportedError
 from adaptvis.vllm import plugin
 from vllm.plugins import load_general_plugins
@@ -51,6 +56,17 @@ try:
         additional_config={"adaptvis": {"method": "scalingvis", "alpha": 2.0}})
 except UnsupportedError as error:
     print("NOT STARTED", error)
+try:
+    embedding = PoolingParams(extra_kwargs={"adaptvis_alpha": 2.0})
+    LLMEngine.add_request(None, "id", "a", embedding)
+except VLLMValidationError as error:
+    print("REFUSED", error)
+config = SimpleNamespace(additional_config={"adaptvis": {"method": "scalingvis", "alpha": 2.0}})
+for part in (EngineCore, Executor):
+    try:
+        part.__init__(None, config, None, False)
+    except UnsupportedError as error:
+        print("NOT STARTED", error)
 import os
 os.environ["ADAPTVIS_STRICT"] = "1"
 for untested in "01":
@@ -163,7 +179,7 @@ def test_defaults_stop_the_start_and_offline_requests_are_refused(
 ) -> None:
     printed = ran(_REFUSED_OFFLINE, folder, planted, tmp_path)
     lines = [line for line in printed.splitlines() if line.split(" ")[0].isupper()]
-    kinds = ["REFUSED", "REFUSED", "NOT", "STRICT", "STRICT"]
+    kinds = ["REFUSED", "REFUSED", "NOT", "REFUSED", "NOT", "NOT", "STRICT", "STRICT"]
     found = [line for line in lines if line.split(" ")[0] in kinds]
     assert [line.split(" ")[0] for line in found] == kinds
     assert all(_WHAT_DIFFERS in line for line in found)

@@ -5,17 +5,27 @@ from __future__ import annotations
 import json
 import logging
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
+from vllm import PoolingParams, SamplingParams
 from vllm.engine.arg_utils import EngineArgs
+from vllm.entrypoints.launchers import app as launcher
 from vllm.entrypoints.openai.chat_completion.protocol import ChatCompletionRequest
 from vllm.exceptions import VLLMValidationError
+from vllm.v1.engine import EngineCoreRequest
+from vllm.v1.engine.core import EngineCore
+from vllm.v1.worker.worker_base import WorkerWrapperBase
 
 from adaptvis import AdaptVis, ScalingVis
 from adaptvis.errors import ConfigError, UnsupportedError
 from adaptvis.vllm import plugin, support
-from adaptvis.vllm.front_end import _policy, ticket_for
+from adaptvis.vllm.engine_guard import check_front_end
+from adaptvis.vllm.front_end import _policy, _read, ticket_for
 from adaptvis.vllm.known_versions import Verdict
+from adaptvis.vllm.parameters import Ticket
+from adaptvis.vllm.versions.v0_26 import _with_middleware
+from adaptvis.vllm.versions.v0_32 import V0_32
 
 from .tiny_llava import write_random_llava
 
@@ -25,6 +35,18 @@ STEERING = {"adaptvis": {"method": "scalingvis", "alpha": 1.5}}
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     return write_random_llava(tmp_path_factory.mktemp("models") / "llava")
+
+
+@pytest.fixture
+def plugin_log(caplog, monkeypatch):
+    # vLLM's loggers do not propagate, and other tests may have silenced them.
+    logger = logging.getLogger("vllm.adaptvis")
+    monkeypatch.setattr(logger, "disabled", False)
+    monkeypatch.setattr(logger, "level", logging.WARNING)
+    monkeypatch.setattr(logger, "_cache", {})
+    logger.addHandler(caplog.handler)
+    yield caplog
+    logger.removeHandler(caplog.handler)
 
 
 def engine_config(folder, **options):
@@ -110,19 +132,10 @@ def test_steered_beam_search_is_refused() -> None:
     assert plain.to_beam_search_params(1, {}).max_tokens == 1
 
 
-def test_of_chosen_images_the_missing_ones_are_named(caplog, monkeypatch) -> None:
-    # vLLM's loggers do not propagate, and other tests may have silenced them.
-    logger = logging.getLogger("vllm.adaptvis")
-    monkeypatch.setattr(logger, "disabled", False)
-    monkeypatch.setattr(logger, "level", logging.WARNING)
-    monkeypatch.setattr(logger, "_cache", {})
-    logger.addHandler(caplog.handler)
-    try:
-        config = ScalingVis(alpha=2.0, images=(1, 7, 9))
-        assert ticket_for(config, [[(3, 5)], [(6, 8)]], 20, "id").config == config
-    finally:
-        logger.removeHandler(caplog.handler)
-    assert "a prompt of 2 lacks 7, 9 " in caplog.text
+def test_of_chosen_images_the_missing_ones_are_named(plugin_log) -> None:
+    config = ScalingVis(alpha=2.0, images=(1, 7, 9))
+    assert ticket_for(config, [[(3, 5)], [(6, 8)]], 20, "id").config == config
+    assert "a prompt of 2 lacks 7, 9 " in plugin_log.text
 
 
 def test_prompts_that_cannot_be_steered_say_why() -> None:
@@ -157,3 +170,100 @@ def test_the_kill_switch_leaves_vllm_alone(monkeypatch) -> None:
         monkeypatch.setenv(plugin.DISABLE, no)
         with pytest.raises(UnsupportedError, match=r"vLLM 9\.9 .*generate is missing"):
             plugin.register()
+
+
+def preprocess(request, additional_config=None):
+    """What an engine does first with a request, whatever its front end is."""
+    engine = EngineCore.__new__(EngineCore)
+    engine.vllm_config = SimpleNamespace(additional_config=additional_config or {})
+    engine.mm_receiver_cache = engine.request_block_hasher = None
+    return engine.preprocess_add_request(request)[0]
+
+
+def engine_request(extra_args=None, pooling=None):
+    return EngineCoreRequest(
+        request_id="id",
+        prompt_token_ids=[1, 2],
+        mm_features=None,
+        sampling_params=None if pooling else SamplingParams(max_tokens=1, extra_args=extra_args),
+        pooling_params=pooling,
+        arrival_time=0.0,
+        lora_request=None,
+        cache_salt=None,
+        data_parallel_rank=None,
+    )
+
+
+def test_a_request_that_did_not_pass_our_front_end_is_refused_by_the_engine() -> None:
+    plugin.register()
+    for fields in ({"adaptvis_alpha": 2.0}, STEERING, {"adaptviz_alpha": 2.0}):
+        with pytest.raises(VLLMValidationError, match="did not pass adaptvis's front end"):
+            preprocess(engine_request(fields))
+    embedding = PoolingParams(task="embed", extra_kwargs={"adaptvis_alpha": 2.0})
+    with pytest.raises(VLLMValidationError, match="did not pass adaptvis's front end"):
+        preprocess(engine_request(pooling=embedding))
+    with pytest.raises(VLLMValidationError, match="did not pass adaptvis's front end"):
+        preprocess(engine_request(), STEERING)
+    ticket = Ticket(ScalingVis(alpha=2.0), "", "id").write({})
+    for fields in (None, {"others": 1, "alpha": 2}, {"adaptvis": "off"}, ticket):
+        assert preprocess(engine_request(fields)).request_id == "id"
+    for fields in ({"adaptvis": "off"}, ticket):
+        assert preprocess(engine_request(fields), STEERING).request_id == "id"
+
+
+def test_a_default_does_not_start_behind_the_rust_front_end(monkeypatch) -> None:
+    norms = {"adaptvis": {"method": "norm_rescale", "target": 1.0}}
+    steered, plain, rescaled = (
+        SimpleNamespace(additional_config=one) for one in (STEERING, {}, norms)
+    )
+    check_front_end(steered)
+    monkeypatch.setenv(support.RUST_FRONT_END, "1")
+    with pytest.raises(UnsupportedError, match="Rust front end: unset it"):
+        WorkerWrapperBase.init_device(SimpleNamespace(vllm_config=steered))
+    check_front_end(plain)
+    check_front_end(rescaled)
+
+
+def test_fields_of_ours_in_pooling_requests_are_refused() -> None:
+    for fields in ({"adaptvis_alpha": 2}, {"adaptvis": "2"}, {"adaptviz_alpha": 2}):
+        with pytest.raises(VLLMValidationError, match="adaptvis"):
+            _read(None, PoolingParams(extra_kwargs=fields))
+    for fields in (None, {"alpha": 2}, {"adaptvis": "off"}):
+        assert _read(None, PoolingParams(extra_kwargs=fields)) is None
+
+
+def test_strict_takes_only_versions_that_were_tested(monkeypatch) -> None:
+    monkeypatch.setenv(plugin.STRICT, "1")
+    monkeypatch.setenv(support.UNTESTED, "1")
+    read = Verdict("0.33.0", "0.33.0", False)
+    unknown = Verdict("9.9", "0.32.0", True, ("AsyncLLM.generate is missing",))
+    for verdict in (read, unknown):
+        monkeypatch.setattr(plugin, "verdict", lambda verdict=verdict: verdict)
+        for start in (plugin.register, plugin.check_vllm):
+            with pytest.raises(UnsupportedError, match="or unset ADAPTVIS_STRICT") as refused:
+                start()
+            assert support.UNTESTED not in str(refused.value)
+    monkeypatch.setenv(plugin.STRICT, "0")
+    assert plugin.check_vllm() is unknown
+
+
+def test_the_application_is_found_wherever_an_unknown_vllm_puts_it(monkeypatch, plugin_log) -> None:
+    given = []
+    monkeypatch.setattr(launcher, "init_entrypoints_middleware", lambda *a, **k: given.append(a))
+    V0_32().add_to_servers("ours")
+    added = []
+    app = SimpleNamespace(add_middleware=added.append)
+    launcher.init_entrypoints_middleware("arguments", app, "more")
+    launcher.init_entrypoints_middleware(app)
+    launcher.init_entrypoints_middleware(server=app)
+    assert added == ["ours"] * 3
+    assert given == [("arguments", app, "more"), (app,), ()]
+    assert plugin_log.text == ""
+    launcher.init_entrypoints_middleware("arguments")
+    assert given[-1] == ("arguments",)
+    assert "passed over there without a word" in plugin_log.text
+
+
+def test_a_server_that_is_built_otherwise_goes_on_with_a_warning(plugin_log) -> None:
+    assert _with_middleware(lambda: "server", "ours")() == "server"
+    assert "passed over there without a word" in plugin_log.text

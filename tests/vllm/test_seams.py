@@ -103,6 +103,7 @@ def test_an_unknown_version_names_what_differs_from_the_nearest() -> None:
     assert "V1 runner's execute_model does something else" in "; ".join(found.differs)
     assert "extract_layer_index is missing" in "; ".join(found.differs)
     assert "and 1 more" in found.reason
+    assert f"({', '.join(known_versions.known_versions())})" in found.reason
 
 
 def test_a_version_that_was_only_read_says_so() -> None:

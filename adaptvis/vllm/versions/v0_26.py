@@ -7,6 +7,7 @@ import sys
 from typing import Any
 
 from adaptvis.vllm.versions.v0_30 import V0_30
+from adaptvis.vllm.versions.v0_32 import warn_of_bodies
 
 __all__ = ["V0_26"]
 
@@ -54,8 +55,11 @@ def _with_middleware(build: Any, middleware: Any) -> Any:
     @functools.wraps(build)
     def built(*args: Any, **kwargs: Any) -> Any:
         app = build(*args, **kwargs)
-        # The last is the innermost: behind the one that asks for the key.
-        app.user_middleware.append(Middleware(middleware))
+        if hasattr(app, "user_middleware"):
+            # The last is the innermost: behind the one that asks for the key.
+            app.user_middleware.append(Middleware(middleware))
+        else:
+            warn_of_bodies("build_app returns no application")
         return app
 
     built._adaptvis = True  # type: ignore[attr-defined]

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import functools
+import logging
 from typing import Any
 
 from adaptvis.errors import UnsupportedError
 
-__all__ = ["V0_32", "Library"]
+__all__ = ["V0_32", "Library", "warn_of_bodies"]
+
+logger = logging.getLogger("vllm.adaptvis")
 
 
 class V0_32:
@@ -50,10 +53,16 @@ class V0_32:
             return
 
         @functools.wraps(add_middleware)
-        def added(args: Any, app: Any, *others: Any, **options: Any) -> None:
-            # The first is the innermost: behind the one that asks for the key.
-            app.add_middleware(middleware)
-            add_middleware(args, app, *others, **options)
+        def added(*args: Any, **kwargs: Any) -> Any:
+            # An unknown vLLM may order its arguments otherwise.
+            given = (*args, *kwargs.values())
+            app = next((one for one in given if hasattr(one, "add_middleware")), None)
+            if app is None:
+                warn_of_bodies("no application is given to init_entrypoints_middleware")
+            else:
+                # The first is the innermost: behind the one that asks for the key.
+                app.add_middleware(middleware)
+            return add_middleware(*args, **kwargs)
 
         added._adaptvis = True  # type: ignore[attr-defined]
         launcher.init_entrypoints_middleware = added
@@ -89,6 +98,15 @@ class V0_32:
     def counts_kernel_blocks(self) -> bool:
         """Whether a V2 runner's tables are of the smaller blocks already."""
         return False
+
+
+def warn_of_bodies(problem: object) -> None:
+    """Say that a server's requests are not looked through, and what that means."""
+    logger.warning(
+        "adaptvis cannot look through the bodies of HTTP requests on this vLLM (%s): steering "
+        "outside of vllm_xargs is passed over there without a word.",
+        problem,
+    )
 
 
 Library = V0_32
