@@ -230,7 +230,7 @@ class SyntheticProcessor:
 
     def __init__(self, model: RandomModel) -> None:
         self.model = model
-        self.tokenizer = SimpleNamespace(padding_side="left")
+        self.tokenizer = SimpleNamespace(padding_side="left", convert_ids_to_tokens="<{}>".format)
 
     def apply_chat_template(self, *_: Any, **__: Any) -> str:
         """Nothing reads the text."""
