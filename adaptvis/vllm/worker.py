@@ -58,8 +58,8 @@ def _check_runner() -> None:
         check_vllm()
     except UnsupportedError as error:
         raise UnsupportedError(
-            f"adaptvis cannot steer this engine: {error}, take away what changes "
-            f"it, or run vLLM with {DISABLE}=1"
+            f"adaptvis cannot steer this engine: {error}, or take away what "
+            f"changes it, or run vLLM with {DISABLE}=1"
         ) from None
 
 
