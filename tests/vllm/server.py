@@ -80,6 +80,10 @@ class Server:
             if self.members():
                 os.killpg(self.process.pid, signal.SIGKILL)
             self.process.wait()
+            # A killed process is there until the kernel has cleared it away.
+            until = time.monotonic() + _STOP_SECONDS
+            while self.members() and time.monotonic() < until:
+                time.sleep(0.1)
         return self.process.returncode
 
     def members(self) -> list[int]:
