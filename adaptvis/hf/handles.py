@@ -90,9 +90,8 @@ class SteeringHandle:
     @property
     def is_scored_elsewhere(self) -> bool:
         """Whether only other code than the running one is in a ``scoring`` block."""
-        scorings = list(self._scorings)
-        frames = frames_of_caller() if scorings else {}
-        return bool(scorings) and not any(block.holds(frames) for block, _ in scorings)
+        blocks = [block for block, _ in self._scorings]
+        return bool(blocks) and not _is_inside_any(blocks)
 
     @contextmanager
     def scoring(self, prompt_lengths: PromptLengths) -> Iterator[None]:
@@ -138,9 +137,7 @@ class SteeringHandle:
     @property
     def is_paused(self) -> bool:
         """Whether the running code is in a ``paused`` block."""
-        pauses = list(self._pauses)
-        frames = frames_of_caller() if pauses else {}
-        return any(block.holds(frames) for block in pauses)
+        return _is_inside_any(list(self._pauses))
 
     def __repr__(self) -> str:
         amplify = None if self.amplification is None else self.amplification.config
@@ -214,6 +211,12 @@ class Stack:
                     model.__dict__.pop(_ATTRIBUTE, None)
             # A new list: other threads may be walking the old one.
             self.handles = [other for other in self.handles if other is not handle]
+
+
+def _is_inside_any(blocks: list[Block]) -> bool:
+    # Walking the call stack is for the few who have such blocks.
+    frames = frames_of_caller() if blocks else {}
+    return any(block.holds(frames) for block in blocks)
 
 
 def _check_rivals(blocks: list[Block]) -> None:
