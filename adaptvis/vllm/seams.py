@@ -13,6 +13,7 @@ import re
 import sys
 import textwrap
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -220,18 +221,12 @@ def describe(seam: Seam, root: Path) -> str:
     return ABSENT
 
 
-_SOURCES: dict[Path, list[str] | None] = {}
-
-
+@cache
 def _source(root: Path, module: str) -> list[str] | None:
     path = root.joinpath(*module.split(".")[1:])
     for file in (path.with_suffix(".py"), path / "__init__.py"):
-        if file not in _SOURCES:
-            _SOURCES[file] = (
-                file.read_text(encoding="utf-8").splitlines() if file.is_file() else None
-            )
-        if _SOURCES[file] is not None:
-            return _SOURCES[file]
+        if file.is_file():
+            return file.read_text(encoding="utf-8").splitlines()
     return None
 
 
